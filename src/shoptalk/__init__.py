@@ -1,0 +1,48 @@
+"""shoptalk teaches an embedding model a team's own language.
+
+    import shoptalk
+    result = shoptalk.run("docs/", out="runs/first")
+    print(result.verdict, result.folder / "report.html")
+
+Importing this module loads no torch; `run` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shoptalk.errors import InputError, ShoptalkError
+from shoptalk.records import Dataset, Delta, Example, Finding, Judgement, Passage, Query, Rejected, ScoredPair
+from shoptalk.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from shoptalk.pipeline import RunResult, compare_models, run
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Dataset",
+    "Delta",
+    "Example",
+    "Finding",
+    "InputError",
+    "Judgement",
+    "Passage",
+    "Query",
+    "Rejected",
+    "RunResult",
+    "ScoredPair",
+    "Settings",
+    "ShoptalkError",
+    "compare_models",
+    "read_settings",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("RunResult", "compare_models", "run"):
+        from shoptalk import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'shoptalk' has no attribute {name!r}")

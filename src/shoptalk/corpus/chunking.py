@@ -1,0 +1,116 @@
+"""From a document to passages: by headings first, then by structure within a section, sized in the base model's tokens.
+
+Engine within a section: semantic-text-splitter. A passage's title is its heading path: "Travel guide > Booking > Hotels".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shoptalk.corpus.readers import Document
+from shoptalk.records import Passage
+
+_HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*\s*$")
+_FENCE = re.compile(r"^\s*(```|~~~)")
+_TINY_WORDS = 20
+_PATH = " > "
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    path: tuple[str, ...]
+    body: str
+    start: int
+
+
+class Chunker:
+    """Cuts documents into passages of at most `max_tokens`, heading path included."""
+
+    def __init__(self, tokenizer_file: Path | None, max_tokens: int) -> None:
+        """tokenizer_file: the base model's tokenizer.json; without one, four characters count as a token."""
+        self.max_tokens = max_tokens
+        self._tokenizer = None
+        if tokenizer_file is not None and tokenizer_file.is_file():
+            from tokenizers import Tokenizer
+
+            self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+
+    def split(self, document: Document, source: str) -> list[Passage]:
+        """The passages of a document, in order; ids are source#1, source#2, ..."""
+        pieces: list[_Section] = []
+        for section in _sections(document):
+            room = max(16, self.max_tokens - self._count(_PATH.join(section.path)))
+            for offset, text in self._chunks(section.body, room):
+                pieces.append(_Section(section.path, text, section.start + offset))
+        return [
+            Passage(f"{source}#{number}", piece.body.strip(), _PATH.join(piece.path), source, piece.start)
+            for number, piece in enumerate(self._merge_tiny(pieces), 1)
+        ]
+
+    def _chunks(self, body: str, room: int) -> list[tuple[int, str]]:
+        if not body.strip():
+            return []
+        if self._count(body) <= room:
+            return [(0, body)]
+        from semantic_text_splitter import MarkdownSplitter
+
+        if self._tokenizer is not None:
+            splitter = MarkdownSplitter.from_huggingface_tokenizer(self._tokenizer, room)
+        else:
+            splitter = MarkdownSplitter(room * 4)
+        return [(int(offset), str(text)) for offset, text in splitter.chunk_indices(body)]
+
+    def _merge_tiny(self, pieces: list[_Section]) -> list[_Section]:
+        """A piece of a few words joins the next one under the same top heading, keeping its own heading in the text."""
+        merged: list[_Section] = []
+        for piece in pieces:
+            last = merged[-1] if merged else None
+            if last is not None and last.path[:1] == piece.path[:1] and len(last.body.split()) < _TINY_WORDS:
+                heading = f"{piece.path[-1]}: " if piece.path != last.path and piece.path else ""
+                joined = f"{last.body.strip()}\n{heading}{piece.body.strip()}"
+                if self._count(joined) + self._count(_PATH.join(last.path)) <= self.max_tokens:
+                    merged[-1] = _Section(last.path, joined, last.start)
+                    continue
+            merged.append(piece)
+        return merged
+
+    def _count(self, text: str) -> int:
+        if self._tokenizer is None:
+            return len(text) // 4 + 1
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _sections(document: Document) -> Iterator[_Section]:
+    """Heading path, body and offset of every section; the document's title is the first part of each path."""
+    stack: list[tuple[int, str]] = []
+    lines: list[str] = []
+    offset = start = 0
+    fenced = False
+
+    def section() -> _Section:
+        names = [name for _, name in stack]
+        path = names if names[:1] == [document.title] else [document.title, *names]
+        return _Section(tuple(name for name in path if name), "".join(lines), start)
+
+    for line in document.text.splitlines(keepends=True):
+        if _FENCE.match(line):
+            fenced = not fenced
+        heading = None if fenced else _HEADING.match(line)
+        if heading:
+            if "".join(lines).strip():
+                yield section()
+            level = len(heading.group(1))
+            stack = [entry for entry in stack if entry[0] < level] + [
+                (level, re.sub(r"[*_`]+", "", heading.group(2)).strip())
+            ]
+            lines, start = [], offset + len(line)
+        else:
+            lines.append(line)
+        offset += len(line)
+    if "".join(lines).strip():
+        yield section()

@@ -1,0 +1,64 @@
+"""One module a document format, each with `read(raw, name) -> Document`. The table is the whole registry."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Protocol
+
+READERS: dict[str, str] = {
+    ".md": "shoptalk.corpus.readers.markdown",
+    ".markdown": "shoptalk.corpus.readers.markdown",
+    ".txt": "shoptalk.corpus.readers.text",
+    ".html": "shoptalk.corpus.readers.html",
+    ".htm": "shoptalk.corpus.readers.html",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a reader returns: a title and Markdown text (offsets of passages count in this text)."""
+
+    title: str
+    text: str
+
+
+class Unreadable(Exception):
+    """Raised by a reader; the message is the reason that is listed."""
+
+
+class Reader(Protocol):
+    """The one function that a format module has."""
+
+    def read(self, raw: bytes, name: str) -> Document:
+        """The document in a file's bytes. Raises Unreadable."""
+
+
+def reader_for(suffix: str) -> Reader | None:
+    """The reader of a file suffix, imported when first asked for."""
+    module = READERS.get(suffix.lower())
+    return None if module is None else importlib.import_module(module)  # type: ignore[return-value]
+
+
+def decode(raw: bytes) -> str:
+    """Bytes to text: UTF-8 (or what a byte order mark says), else the encoding that charset-normalizer finds.
+
+    Raises Unreadable for bytes that are no text.
+    """
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16", "replace")
+    if b"\x00" in raw[:65_536]:
+        raise Unreadable("binary data, not text")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        import charset_normalizer
+
+        best = charset_normalizer.from_bytes(raw[:262_144]).best()
+        if best is None:
+            raise Unreadable("neither UTF-8 nor any encoding that could be recognised") from None
+        text = raw.decode(best.encoding, "replace")
+    control = sum(1 for char in text[:65_536] if ord(char) < 32 and char not in "\t\n\r\f")
+    if control > 0.05 * len(text[:65_536]):
+        raise Unreadable("control characters, not text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -1,0 +1,61 @@
+"""Everything shoptalk raises on purpose.
+
+ShoptalkError                 exit code 1: the run failed; what is finished stays on disk
+├── InputError                exit code 2: the user's input is wrong, and the message says what to do
+│   ├── SourceError           a document, label file or BEIR folder that cannot be used
+│   ├── SettingsError         shoptalk.yaml, --set or an option
+│   ├── ModelError            a model that is absent, unsafe or not loadable
+│   └── RunFolderBusy         another process owns the run folder
+├── MissingPart               an optional package is not installed (exit code 2, with the command)
+├── DamagedArtifact           a file in the run folder is not what was written
+├── TrainingFailed            loss not finite, or the best checkpoint does not reload to its score
+└── DiskFull                  no space left; finished stages are intact
+"""
+
+from __future__ import annotations
+
+
+class ShoptalkError(Exception):
+    """Base of all errors that shoptalk raises on purpose. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InputError(ShoptalkError):
+    """The user's input is wrong; the message says where, what arrived and what to do."""
+
+    exit_code = 2
+
+
+class SourceError(InputError):
+    """A document, label file or BEIR folder that cannot be used."""
+
+
+class SettingsError(InputError):
+    """An unknown or impossible setting."""
+
+
+class ModelError(InputError):
+    """A model that is absent, unsafe or not loadable."""
+
+
+class RunFolderBusy(InputError):
+    """Another process owns the run folder."""
+
+
+class MissingPart(ShoptalkError):
+    """An optional package is not installed; the message holds the install command."""
+
+    exit_code = 2
+
+
+class DamagedArtifact(ShoptalkError):
+    """A file in the run folder differs from what the manifest says was written."""
+
+
+class TrainingFailed(ShoptalkError):
+    """Training cannot go on or its best checkpoint cannot be trusted."""
+
+
+class DiskFull(ShoptalkError):
+    """No space left on the device that holds the run folder."""

@@ -1,0 +1,1 @@
+"""Finding, verifying and loading models; prompts; the Encoder protocol and its engine."""

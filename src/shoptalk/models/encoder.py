@@ -1,0 +1,190 @@
+"""The Encoder protocol and its torch engine: sorted by tokens, token-budget batches, duplicates once, bf16 by autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoptalk.models.finding import FoundModel, find_model
+from shoptalk.models.hardware import Hardware, autocast, choose_hardware
+from shoptalk.models.loading import load_model, quiet_libraries
+from shoptalk.progress import task
+from shoptalk.settings import ModelSettings
+from shoptalk.workspace import digest_of, digest_of_texts
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Vectors = NDArray[np.float32]
+# docs/experiments.md: encoding-batches
+_TOKENS_PER_BATCH = 4_096
+
+
+class Encoder(Protocol):
+    """Turns texts into vectors; queries and passages may differ in their prompt."""
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the vectors of a text would."""
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """texts -> (n_texts, dim) float32, unit length, in the order given."""
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors:
+        """texts -> (n_texts, dim) float32, unit length, in the order given."""
+
+
+class TorchEncoder:
+    """A SentenceTransformer as an Encoder. Prompts come from the model itself (`model.prompts`)."""
+
+    def __init__(self, model: SentenceTransformer, hardware: Hardware, digest: str) -> None:
+        self.model = model
+        self.hardware = hardware
+        self._digest = digest
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the weights' digest, prompts, maximum length and precision."""
+        return digest_of(
+            [self._digest, self.model.prompts, self.model.max_seq_length, self.hardware.precision]
+        )
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """texts -> (n_texts, dim) float32, unit length."""
+        return self._encode(texts, self.model.prompts.get("query") or "", "queries")
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors:
+        """texts -> (n_texts, dim) float32, unit length."""
+        return self._encode(texts, self.model.prompts.get("document") or "", "passages")
+
+    def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
+        """Tokens of each text with its prompt, before truncation."""
+        tokenizer: Any = self.model.tokenizer
+        ids = tokenizer([prompt + text for text in texts], truncation=False, padding=False, verbose=False)[
+            "input_ids"
+        ]
+        return [len(row) for row in ids]
+
+    def _encode(self, texts: Sequence[str], prompt: str, what: str) -> Vectors:
+        unique = list(dict.fromkeys(texts))
+        vectors = self._encode_unique(unique, prompt, what)
+        if len(unique) == len(texts):
+            return vectors
+        place = {text: index for index, text in enumerate(unique)}
+        return vectors[[place[text] for text in texts]]
+
+    def _encode_unique(self, texts: list[str], prompt: str, what: str) -> Vectors:
+        limit = self.model.max_seq_length or 1 << 30
+        lengths = np.minimum(self.count_tokens(texts, prompt), limit) if texts else np.zeros(0, int)
+        vectors: Vectors | None = None
+        was_training = self.model.training
+        self.model.eval()
+        with task(f"encoding {what}", len(texts)) as bar, autocast(self.hardware), quiet_libraries():
+            for batch in token_batches(lengths, _TOKENS_PER_BATCH):
+                encoded = self.model.encode(
+                    [texts[index] for index in batch],
+                    prompt=prompt or None,
+                    batch_size=len(batch),
+                    show_progress_bar=False,
+                    convert_to_numpy=True,
+                    normalize_embeddings=True,
+                )
+                if vectors is None:
+                    vectors = np.zeros((len(texts), encoded.shape[1]), np.float32)
+                vectors[batch] = unit(encoded.astype(np.float32))
+                bar.advance(len(batch))
+        self.model.train(was_training)
+        if vectors is None:
+            vectors = np.zeros((0, self.model.get_embedding_dimension() or 0), np.float32)
+        return vectors
+
+
+def token_batches(lengths: NDArray[Any], budget: int) -> list[NDArray[np.int64]]:
+    """Indices in batches of similar length; a batch's padded size stays within `budget` tokens (one text may exceed it)."""
+    order = np.argsort(lengths, kind="stable")[::-1]
+    batches, start = [], 0
+    while start < len(order):
+        size = max(1, int(budget // max(1, int(lengths[order[start]]))))
+        batches.append(order[start : start + size].astype(np.int64))
+        start += size
+    return batches
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """(n, dim) scaled to unit length; a zero vector stays zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Vectors = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    return scaled
+
+
+def load_encoder(name: str | FoundModel, settings: ModelSettings) -> TorchEncoder:
+    """Find, verify and load a model as an Encoder. Raises ModelError, MissingPart, SettingsError."""
+    found = find_model(name) if isinstance(name, str) else name
+    hardware = choose_hardware(settings, found.model_type)
+    return TorchEncoder(load_model(found, settings, hardware.device), hardware, found.sha256)
+
+
+class CachedEncoder:
+    """An Encoder that keeps passage vectors on disk, by model and texts, so that a run encodes its corpus once a model.
+
+    The encoder behind it is loaded only when something is missing. A damaged file is computed again.
+    """
+
+    def __init__(self, found: FoundModel, settings: ModelSettings, folder: Path) -> None:
+        self.found = found
+        self.settings = settings
+        self.folder = folder
+        self._loaded: TorchEncoder | None = None
+
+    @property
+    def loaded(self) -> TorchEncoder:
+        """The encoder itself, loaded at the first use."""
+        if self._loaded is None:
+            self._loaded = load_encoder(self.found, self.settings)
+        return self._loaded
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the vectors of a text would; needs no model in memory."""
+        hardware = choose_hardware(self.settings, self.found.model_type)
+        return digest_of(
+            [self.found.sha256, self.settings.model_dump(mode="json"), hardware.device, hardware.precision]
+        )
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """texts -> (n_texts, dim) float32, unit length."""
+        return self._cached(texts, "queries")
+
+    def encode_passages(self, texts: Sequence[str]) -> Vectors:
+        """texts -> (n_texts, dim) float32, unit length."""
+        return self._cached(texts, "passages")
+
+    def _cached(self, texts: Sequence[str], what: str) -> Vectors:
+        path = self.folder / f"{what}-{self.digest[:16]}-{digest_of_texts(texts)[:24]}.npz"
+        if path.is_file():
+            try:
+                with np.load(path, allow_pickle=False) as stored:
+                    vectors: Vectors = stored["vectors"]
+                    if str(stored["check"]) == digest_of(_fingerprint(vectors)):
+                        return vectors
+            except (OSError, ValueError, KeyError):
+                pass
+            path.unlink(missing_ok=True)
+        encode = self.loaded.encode_queries if what == "queries" else self.loaded.encode_passages
+        vectors = encode(texts)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".new")
+        with temporary.open("wb") as out:
+            np.savez(out, vectors=vectors, check=np.array(digest_of(_fingerprint(vectors))))
+        temporary.replace(path)
+        return vectors
+
+
+def _fingerprint(vectors: Vectors) -> list[Any]:
+    import hashlib
+
+    return [list(vectors.shape), hashlib.sha256(np.ascontiguousarray(vectors).tobytes()).hexdigest()]

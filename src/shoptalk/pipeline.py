@@ -1,0 +1,266 @@
+"""The way of the data, as one table, and `run`, which walks it.
+
+A stage is skipped when its inputs and settings are what they were; a run that was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shoptalk.errors import SettingsError, ShoptalkError, SourceError
+from shoptalk.models.finding import find_model
+from shoptalk.progress import reporter
+from shoptalk.settings import Settings, make_settings, read_settings, write_settings
+from shoptalk.workspace import Row, StageContext, Workspace, digest_of, list_files, open_workspace, sha256_of
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function from artifacts to one artifact. `function` is "module:name", imported when the stage runs.
+
+    `settings` names the sections that the result depends on; `reads` names artifacts, or what comes from outside the run
+    folder: source, labels, controls, base_model.
+    """
+
+    name: str
+    function: str
+    reads: tuple[str, ...]
+    writes: str
+    settings: tuple[str, ...]
+
+
+STAGES = (
+    Stage("ingest", "shoptalk.corpus:ingest", ("source", "base_model"), "passages", ("input", "ingest")),
+    Stage("queries", "shoptalk.queries:make_queries", ("source", "labels", "passages"), "queries", ("input", "queries")),
+    Stage("dataset", "shoptalk.dataset:build_dataset", ("passages", "queries"), "dataset", ("dataset", "seed")),
+    Stage("baseline", "shoptalk.evaluation:assess", ("base_model", "dataset"), "baseline", ("model", "baseline", "evaluate", "seed")),
+    Stage("negatives", "shoptalk.training:mine_negatives", ("base_model", "dataset"), "examples", ("model", "negatives", "seed")),
+    Stage("train", "shoptalk.training:finetune", ("base_model", "examples", "dataset"), "candidates", ("model", "train", "seed")),
+    Stage("select", "shoptalk.evaluation:select", ("base_model", "candidates", "dataset"), "model", ("select",)),
+    Stage("evaluate", "shoptalk.evaluation:compare", ("base_model", "model", "dataset"), "evaluation", ("model", "evaluate", "baseline", "seed")),
+    Stage(
+        "diagnose", "shoptalk.diagnosis:diagnose",
+        ("base_model", "model", "dataset", "examples", "candidates", "evaluation", "controls"), "diagnosis", ("model", "diagnose", "seed"),
+    ),
+    Stage(
+        "report", "shoptalk.report:build_report",
+        ("dataset", "baseline", "candidates", "model", "evaluation", "diagnosis"), "report", ("report", "model"),
+    ),
+)  # fmt: skip
+NAMES = tuple(stage.name for stage in STAGES)
+_CLOSED_GATE = ("collect-more-data", "use-something-simpler", "not-needed")
+
+
+class GateClosed(ShoptalkError):
+    """`--gate strict`, or a person's answer, stopped the run after the gate."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run stands: its folder and, once `report` has run, what `result.json` says."""
+
+    folder: Path
+    result: Mapping[str, Any] | None
+
+    @property
+    def verdict(self) -> str | None:
+        """ship, do-not-ship or inconclusive; None before the report."""
+        return None if self.result is None else str(self.result["verdict"])
+
+
+def run(
+    source: str | Path | None = None,
+    out: str | Path = "runs/run",
+    *,
+    base_model: str | None = None,
+    queries: str | Path | None = None,
+    dev_queries: str | Path | None = None,
+    test_queries: str | Path | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
+    until: str = NAMES[-1],
+    from_stage: str | None = None,
+    confirm: Callable[[str], bool] | None = None,
+) -> RunResult:
+    """Walk the stages from a source to a verdict, skipping what is done and unchanged.
+
+    source: a folder of documents, a BEIR folder or a labelled file; None goes on with the source of the run folder `out`.
+    settings: a Settings, or plain values by section as in shoptalk.yaml. from_stage: run this stage and all later ones
+    again. confirm: asked, when the gate advises against training, whether to go on; None goes on.
+    Raises ShoptalkError; what is finished stays in `out`, and the same call continues.
+    """
+    folder = Path(out)
+    given = {"source": source, "queries": queries, "dev_queries": dev_queries, "test_queries": test_queries}
+    resolved = resolve_settings(folder, settings, given, base_model)
+    _known(until, "until")
+    if from_stage is not None:
+        _known(from_stage, "from")
+    with open_workspace(folder) as workspace:
+        write_settings(resolved, folder / "shoptalk.yaml")
+        _walk(workspace, resolved, until, from_stage, confirm)
+        return RunResult(folder, _result(workspace))
+
+
+def resolve_settings(
+    folder: Path,
+    settings: Settings | Mapping[str, Any] | None,
+    given: Mapping[str, str | Path | None],
+    base_model: str | None,
+) -> Settings:
+    """Settings with the inputs that were given. Without a source, those of the run folder. Raises SettingsError."""
+    if settings is None and given.get("source") is None and (folder / "shoptalk.yaml").is_file():
+        resolved = read_settings(folder / "shoptalk.yaml")
+    else:
+        resolved = settings if isinstance(settings, Settings) else make_settings(settings or {})
+    values = resolved.model_dump(mode="json")
+    values["input"] |= {name: str(value) for name, value in given.items() if value is not None}
+    if base_model is not None:
+        values["model"]["base"] = base_model
+    resolved = make_settings(values)
+    if not resolved.input.source:
+        raise SettingsError(
+            f"no source: name a folder or file, or an --out folder that has a run ({folder} has none)"
+        )
+    return resolved
+
+
+def _known(stage: str, option: str) -> None:
+    if stage not in NAMES:
+        raise SettingsError(f"--{option} {stage}: there is no such stage; the stages are {', '.join(NAMES)}")
+
+
+def _walk(
+    workspace: Workspace,
+    settings: Settings,
+    until: str,
+    from_stage: str | None,
+    confirm: Callable[[str], bool] | None,
+) -> None:
+    outside = _Outside(settings)
+    if from_stage is not None:
+        for name in NAMES[NAMES.index(from_stage) :]:
+            workspace.drop(name)
+    for stage in STAGES[: NAMES.index(until) + 1]:
+        inputs = {
+            name: outside.digest(name) if name in _Outside.NAMES else _digest(workspace, name)
+            for name in stage.reads
+        }
+        own = {
+            name: value for name, value in settings.model_dump(mode="json").items() if name in stage.settings
+        }
+        key = digest_of([stage.name, inputs, own, _VERSION])
+        row = workspace.rows.get(stage.name)
+        if row is not None and row.key == key:
+            workspace.read(stage.writes)
+            reporter().stage(stage.name, "unchanged")
+        else:
+            _run_stage(workspace, settings, stage, key, inputs, digest_of(own))
+        if stage.name == "baseline" and NAMES.index(until) > NAMES.index("baseline"):
+            _heed_gate(workspace, settings, confirm)
+
+
+def _run_stage(
+    workspace: Workspace, settings: Settings, stage: Stage, key: str, inputs: dict[str, str], own: str
+) -> None:
+    reporter().stage(stage.name, "running")
+    started = time.monotonic()
+    out, scratch = workspace.begin(stage.writes, key)
+    seen = workspace.note_evaluation(key) if stage.name == "evaluate" else workspace.evaluations()
+    seconds = {name: row.seconds for name, row in workspace.rows.items()}
+    module, _, name = stage.function.partition(":")
+    function: Callable[[StageContext], None] = getattr(importlib.import_module(module), name)
+    function(StageContext(settings, workspace.read, out, scratch, workspace.cache, seconds, seen))
+    files = list_files(out)
+    taken = round(time.monotonic() - started, 3)
+    workspace.commit(
+        stage.name, Row(stage.writes, key, inputs, own, files, digest_of(files), taken, _versions())
+    )
+    reporter().stage(stage.name, f"done in {taken:.1f} s")
+
+
+def _digest(workspace: Workspace, artifact: str) -> str:
+    row = next((row for row in workspace.rows.values() if row.artifact == artifact), None)
+    return row.digest if row is not None else ""
+
+
+def _heed_gate(workspace: Workspace, settings: Settings, confirm: Callable[[str], bool] | None) -> None:
+    gate = json.loads((workspace.read("baseline") / "gate.json").read_text(encoding="utf-8"))
+    if gate["decision"] not in _CLOSED_GATE or "train" in workspace.rows:
+        return
+    words = f"the gate says {gate['decision']}: {'; '.join(gate['reasons'])}"
+    if settings.baseline.gate == "strict":
+        raise GateClosed(f"{words}. baseline.gate is strict, so nothing was trained")
+    if confirm is not None and not confirm(words):
+        raise GateClosed(f"{words}. Nothing was trained")
+
+
+def _result(workspace: Workspace) -> dict[str, Any] | None:
+    path = workspace.root / "result.json"
+    if "report" not in workspace.rows or not path.is_file():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
+
+
+class _Outside:
+    """Digests of what lies outside the run folder, computed once a walk."""
+
+    NAMES = ("source", "labels", "controls", "base_model")
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._known: dict[str, str] = {}
+
+    def digest(self, name: str) -> str:
+        """The digest of an input by its name in the table. Raises SourceError or ModelError when it is not there."""
+        if name not in self._known:
+            self._known[name] = self._compute(name)
+        return self._known[name]
+
+    def _compute(self, name: str) -> str:
+        chosen = self._settings.input
+        if name == "base_model":
+            return find_model(self._settings.model.base).sha256
+        if name == "source":
+            path = Path(chosen.source)
+            if not path.exists():
+                from shoptalk.corpus.ingest import no_source
+
+                raise SourceError(no_source(path))
+            return digest_of(list_files(path)) if path.is_dir() else sha256_of(path)
+        files = (
+            [self._settings.diagnose.controls]
+            if name == "controls"
+            else [chosen.queries, chosen.dev_queries, chosen.test_queries]
+        )
+        for file in files:
+            if file and not Path(file).is_file():
+                raise SourceError(f"{file}: no such file")
+        return digest_of([sha256_of(Path(file)) if file else "" for file in files])
+
+
+_VERSION = "1"
+"""Part of every stage's key: raised when a stage's result changes for the same inputs and settings."""
+
+
+def _versions() -> dict[str, str]:
+    names = ("shoptalk", "torch", "transformers", "sentence-transformers", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def compare_models(
+    models: Sequence[str], data: str | Path, *, split: str = "test", settings: Settings | None = None
+) -> dict[str, Any]:
+    """Any number of models on a BEIR folder; the first is the base. Returns a record in the shape of result.json.
+
+    Raises SourceError, ModelError.
+    """
+    from shoptalk.comparing import compare_on_beir
+
+    return compare_on_beir(models, Path(data), split, settings or Settings())

@@ -1,0 +1,66 @@
+"""Queries without labels or LLM. One module a kind, each with `generate(passages) -> Iterator[Draft]`.
+
+Text that becomes a query is cut out of its passages (`Draft.cut`), else a model learns to copy and a test measures copying.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shoptalk.records import Passage
+
+GENERATORS: dict[str, str] = {
+    "faq": "shoptalk.queries.generators.faq",
+    "heading": "shoptalk.queries.generators.heading",
+    "definition": "shoptalk.queries.generators.definition",
+    "key-phrase": "shoptalk.queries.generators.key_phrase",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A made query, the passages that answer it, and the text to cut out of them ("" for none)."""
+
+    text: str
+    passage_ids: tuple[str, ...]
+    kind: str
+    cut: str = ""
+
+
+class Generator(Protocol):
+    """The one function that a generator module has."""
+
+    def generate(self, passages: Sequence[Passage]) -> Iterator[Draft]:
+        """Drafts in passage order."""
+
+
+def generator(kind: str) -> Generator:
+    """The generator of a kind, imported when first asked for."""
+    return importlib.import_module(GENERATORS[kind])  # type: ignore[return-value]
+
+
+def generate_queries(passages: Sequence[Passage], kinds: Sequence[str], per_passage: int) -> list[Draft]:
+    """Drafts of all kinds, the first kind first; at most `per_passage` for one passage.
+
+    A query that several places would answer is too generic and left out. Key phrases are used only where nothing else was
+    found: in our experiments they help least (docs/experiments.md: offline-queries).
+    """
+    drafts = [draft for kind in kinds for draft in generator(kind).generate(passages)]
+    seen = Counter(_plain(draft.text) for draft in drafts)
+    made: Counter[str] = Counter()
+    kept: list[Draft] = []
+    for draft in drafts:
+        limit = 1 if draft.kind == "key-phrase" else per_passage
+        if seen[_plain(draft.text)] > 1 or any(made[passage_id] >= limit for passage_id in draft.passage_ids):
+            continue
+        made.update(draft.passage_ids)
+        kept.append(draft)
+    return kept
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip("?.! ")

@@ -1,0 +1,1 @@
+"""Exact top-k in blocks, BM25, metrics, significance."""

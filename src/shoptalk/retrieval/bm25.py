@@ -1,0 +1,51 @@
+"""BM25 over any language: Unicode words, and single characters where a script writes no spaces. Engine: bm25s (Lucene's BM25)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shoptalk.records import Ranking
+from shoptalk.retrieval.topk import as_ranking
+
+# Thai, Lao, Khmer, Japanese kana and Han are written without spaces: each character is a word.
+_WORD = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, case folded."""
+    return _WORD.findall(text.casefold())
+
+
+class BM25:
+    """An index over passages, in their given order."""
+
+    def __init__(self, passage_ids: Sequence[str], texts: Sequence[str]) -> None:
+        import bm25s
+
+        self.passage_ids = list(passage_ids)
+        tokens = [words(text) for text in texts]
+        self._index = bm25s.BM25(method="lucene") if any(tokens) else None
+        if self._index is not None:
+            self._index.index(tokens, show_progress=False)
+
+    def search(self, query_ids: Sequence[str], texts: Sequence[str], k: int) -> Ranking:
+        """Rankings of depth k; passages that share no word with the query are not ranked."""
+        if self._index is None:
+            return {query_id: [] for query_id in query_ids}
+        ranking: Ranking = {}
+        for query_id, text in zip(query_ids, texts, strict=True):
+            scores: NDArray[np.float32] = (
+                self._index.get_scores(words(text))
+                if words(text)
+                else np.zeros(len(self.passage_ids), np.float32)
+            )
+            best = np.argsort(-scores, kind="stable")[:k]
+            best = best[scores[best] > 0]
+            ranking |= as_ranking(
+                [query_id], self.passage_ids, best[None, :].astype(np.int64), scores[best][None, :]
+            )
+        return ranking

@@ -1,0 +1,288 @@
+"""Settings: one frozen model per stage. `shoptalk.yaml` is this, written out; unknown keys are errors.
+
+Every default that was measured names its entry in docs/experiments.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shoptalk.errors import SettingsError
+
+BUILTIN_MODEL = "builtin:all-MiniLM-L6-v2"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class InputSettings(_Section):
+    """What the user hands over."""
+
+    source: str = Field("", description="folder of documents, BEIR folder, or labelled file")
+    queries: str = Field(
+        "", description="labelled queries for SOURCE (training; split if there is no test file)"
+    )
+    dev_queries: str = Field("", description="labelled queries kept as the dev split")
+    test_queries: str = Field("", description="labelled queries kept as the test split")
+    dangling: Literal["error", "drop"] = Field(
+        "error", description="judgements of passages or queries that do not exist"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="your column name for one of ours, as in {query: frage, positive: absatz}",
+    )
+
+
+class ModelSettings(_Section):
+    """The base model and how it encodes."""
+
+    base: str = Field(
+        BUILTIN_MODEL, description="builtin:NAME, a folder, or a Hub id such as BAAI/bge-small-en-v1.5"
+    )
+    query_prompt: str | None = Field(None, description="overrides the model's own query prompt")
+    passage_prompt: str | None = Field(None, description="overrides the model's own passage prompt")
+    max_tokens: int | None = Field(
+        None, ge=8, description="overrides the model's own maximum sequence length"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    precision: Literal["auto", "fp32"] = Field("auto", description="auto uses bf16 where the hardware has it")
+
+
+class IngestSettings(_Section):
+    """Documents to passages."""
+
+    passage_tokens: int = Field(
+        200, ge=16, description="passage size in the base model's own tokens, at most"
+    )
+    max_file_mb: float = Field(10.0, gt=0, description="larger files are skipped, with the reason")
+
+
+class QuerySettings(_Section):
+    """Queries made without labels or LLM."""
+
+    kinds: tuple[Literal["faq", "heading", "definition", "key-phrase"], ...] = Field(
+        ("faq", "heading", "definition", "key-phrase"), description="which offline generators run"
+    )
+    per_passage: int = Field(2, ge=1, description="queries made for one passage, at most")
+
+
+class DatasetSettings(_Section):
+    """Checks and the split."""
+
+    test_share: float = Field(0.20, gt=0, lt=0.9)
+    dev_share: float = Field(0.15, gt=0, lt=0.9)
+    min_test: int = Field(200, ge=1, description="test queries to aim at, where the data has enough")
+    near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard over word 3-grams, verified exactly")
+    max_query_chars: int = Field(2_000, ge=10)
+    max_passage_chars: int = Field(100_000, ge=100)
+
+
+class BaselineSettings(_Section):
+    """The gate. The thresholds are the tutorials' rules of thumb, not laws."""
+
+    fine_above: float = Field(
+        0.85, description="nDCG@10 of the base model above which tuning is probably not needed"
+    )
+    tune_below: float = Field(0.70, description="nDCG@10 below which tuning will likely pay")
+    too_few_pairs: int = Field(100, ge=0)
+    sensible_pairs: int = Field(500, ge=0)
+    reliable_pairs: int = Field(2_000, ge=0)
+    max_queries: int = Field(
+        1_000, ge=10, description="train and dev queries that the gate looks at, at most"
+    )
+    gate: Literal["advise", "strict"] = Field(
+        "advise", description="strict stops the run when the gate says no"
+    )
+
+
+class NegativeSettings(_Section):
+    """Hard negatives, mined with the base model."""
+
+    mine: int = Field(0, ge=0, le=15, description="mined per query; experiments: mined-negatives")
+    margin: float = Field(0.95, gt=0, le=1, description="a negative scores under this share of the positive")
+    depth: int = Field(50, ge=1, description="how deep in the base ranking to look")
+
+
+class TrainSettings(_Section):
+    """Fine-tuning. Defaults: docs/experiments.md."""
+
+    epochs: int | Literal["auto"] = Field(
+        "auto", description="auto: as many as make `min_steps`, within 3 and 10"
+    )
+    min_steps: int = Field(100, ge=1)
+    batch_size: int = Field(32, ge=2)
+    learning_rate: float = Field(3e-5, gt=0)
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    weight_decay: float = Field(0.01, ge=0)
+    hidden_dropout: float = Field(0.1, ge=0, lt=1)
+    temperature: float = Field(0.05, gt=0, description="1 / scale of MultipleNegativesRankingLoss")
+    evaluations: int = Field(6, ge=1, description="how often dev is looked at during training")
+    patience: int = Field(3, ge=1, description="evaluations without a better dev score before it stops")
+    dev_haystack: int = Field(
+        2_000, ge=100, description="passages that rank checkpoints; positives always among them"
+    )
+    max_dev_queries: int = Field(500, ge=10)
+    threads: int | None = Field(None, ge=1, description="CPU threads; the same number gives the same weights")
+
+
+class SelectSettings(_Section):
+    """Which model is shipped."""
+
+
+class EvaluateSettings(_Section):
+    """The comparison."""
+
+    depth: int = Field(100, ge=100, description="how many passages a ranking holds")
+    resamples: int = Field(10_000, ge=100, description="for bootstrap and permutation")
+    min_gain: float = Field(0.01, ge=0, description="nDCG@10 that `ship` needs")
+    min_test: int = Field(50, ge=1, description="test queries that `ship` needs")
+
+
+class DiagnoseSettings(_Section):
+    """The findings' thresholds."""
+
+    controls: str = Field("", description="file of control queries that have nothing to do with the domain")
+    unchanged_cosine: float = Field(
+        0.999, description="mean cosine of base to tuned embeddings above which nothing happened"
+    )
+    zero_loss: float = Field(
+        0.01, ge=0, description="mean training loss at the end under which the data was memorised"
+    )
+    bias_drift: float = Field(0.05, gt=0, description="drift of control queries to the domain, in cosine")
+    duplicate_share: float = Field(0.2, gt=0, le=1)
+
+
+class ReportSettings(_Section):
+    """The report."""
+
+    title: str = ""
+    examples: int = Field(10, ge=1, description="won and lost queries shown with their rankings")
+
+
+class Settings(_Section):
+    """Everything a run depends on, beside the input files themselves."""
+
+    seed: int = Field(12, ge=0)
+    input: InputSettings = InputSettings()
+    model: ModelSettings = ModelSettings()
+    ingest: IngestSettings = IngestSettings()
+    queries: QuerySettings = QuerySettings()
+    dataset: DatasetSettings = DatasetSettings()
+    baseline: BaselineSettings = BaselineSettings()
+    negatives: NegativeSettings = NegativeSettings()
+    train: TrainSettings = TrainSettings()
+    select: SelectSettings = SelectSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    diagnose: DiagnoseSettings = DiagnoseSettings()
+    report: ReportSettings = ReportSettings()
+
+
+def read_settings(path: Path) -> Settings:
+    """Read a `shoptalk.yaml`. Raises SettingsError that names the file, the key and what is wrong with it."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such settings file; `shoptalk init` writes one") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict | None):
+        raise SettingsError(
+            f"{path}: holds a {type(values).__name__}, not settings by name; see `shoptalk init`"
+        )
+    return make_settings(values or {}, where=str(path))
+
+
+def make_settings(values: Mapping[str, Any], where: str = "settings") -> Settings:
+    """Settings from plain values. Raises SettingsError with one line per problem."""
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem, where) for problem in error.errors())) from None
+
+
+def with_values(settings: Settings, assignments: Iterable[str]) -> Settings:
+    """`settings` changed by "section.key=value" texts; the values are YAML. Raises SettingsError."""
+    values = settings.model_dump(mode="json")
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError(
+                f"--set {assignment}: write it as section.key=value, as in --set train.epochs=3"
+            )
+        *sections, name = key.strip().split(".")
+        place: Any = values
+        for section in sections:
+            place = place.get(section) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or (name not in place and sections != ["input", "columns"]):
+            raise SettingsError(
+                f"--set {assignment}: there is no setting {key.strip()}{_nearest(values, key.strip())}"
+            )
+        try:
+            place[name] = _number(yaml.safe_load(text))
+        except yaml.YAMLError:
+            raise SettingsError(f"--set {assignment}: {text!r} is not a YAML value") from None
+    return make_settings(values, where="--set")
+
+
+def write_settings(settings: Settings, path: Path) -> None:
+    """Write the resolved settings as YAML."""
+    path.write_text(
+        "# The settings of this run, resolved. `shoptalk init` writes the same with comments.\n"
+        + yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        encoding="utf-8",
+    )
+
+
+def commented_yaml() -> str:
+    """A `shoptalk.yaml` with every setting, its default and its meaning."""
+    lines = ["# shoptalk.yaml: every setting with its default. Delete what you do not change.", ""]
+    for name, info in Settings.model_fields.items():
+        default = info.get_default(call_default_factory=True)
+        if not isinstance(default, BaseModel):
+            lines.append(f"{name}: {_as_yaml(default)}")
+            continue
+        fields = type(default).model_fields
+        if not fields:
+            continue
+        lines += ["", f"# {(type(default).__doc__ or '').strip()}", f"{name}:"]
+        for key, field in fields.items():
+            value = f"  {key}: {_as_yaml(getattr(default, key))}"
+            lines.append(f"{value:<40}  # {field.description}" if field.description else value)
+    return "\n".join(lines) + "\n"
+
+
+def _as_yaml(value: Any) -> str:
+    text: str = yaml.safe_dump(list(value) if isinstance(value, tuple) else value, default_flow_style=True)
+    return text.replace("\n...", "").strip()
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 3e-5 as a text; people write it as a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _nearest(values: Mapping[str, Any], key: str) -> str:
+    import difflib
+
+    names = [f"{s}.{k}" for s, section in values.items() if isinstance(section, dict) for k in section]
+    close = difflib.get_close_matches(key, [*names, "seed"], n=1)
+    return f"; did you mean {close[0]}?" if close else "; `shoptalk init` writes all of them"
+
+
+def _explain(problem: Any, where: str) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: there is no setting {key}{_nearest(Settings().model_dump(mode='json'), key)}"
+    return f"{where}: {key} is {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
