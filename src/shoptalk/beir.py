@@ -50,9 +50,7 @@ def _json_object(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise SourceError(
-            f"{path}, line {number}: not JSON ({error}); each line is one JSON object"
-        ) from None
+        raise SourceError(f"{path}, line {number}: not JSON ({error}); each line is one JSON object") from None
     if not isinstance(row, dict):
         raise SourceError(f"{path}, line {number}: a {type(row).__name__}, not a JSON object")
     return row
@@ -176,9 +174,7 @@ def _is_integer(text: str) -> bool:
 def write_qrels(path: Path, qrels: Qrels) -> None:
     """A qrels file with BEIR's header."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [
-        f"{query}\t{passage}\t{grade}\n" for query, found in qrels.items() for passage, grade in found.items()
-    ]
+    rows = [f"{query}\t{passage}\t{grade}\n" for query, found in qrels.items() for passage, grade in found.items()]
     path.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows), encoding="utf-8")
 
 
@@ -186,9 +182,7 @@ def write_dataset(folder: Path, dataset: Dataset) -> None:
     """Write all splits of a dataset into `folder`."""
     if dataset.task == "similarity":
         for split in SPLITS:
-            write_jsonl(
-                folder / "pairs" / f"{split}.jsonl", (asdict(pair) for pair in dataset.pairs.get(split, []))
-            )
+            write_jsonl(folder / "pairs" / f"{split}.jsonl", (asdict(pair) for pair in dataset.pairs.get(split, [])))
         _write_map(folder / "groups.jsonl", dataset.groups)
         return
     write_passages(folder / "corpus.jsonl", dataset.passages.values())
@@ -207,9 +201,7 @@ def read_dataset(folder: Path, splits: Iterable[str]) -> Dataset:
     """Read a dataset folder, but only the named splits: who does not open the test split cannot leak it."""
     wanted = tuple(splits)
     if (folder / "pairs").is_dir():
-        pairs = {
-            s: [ScoredPair(**row) for _, row in read_jsonl(folder / "pairs" / f"{s}.jsonl")] for s in wanted
-        }
+        pairs = {s: [ScoredPair(**row) for _, row in read_jsonl(folder / "pairs" / f"{s}.jsonl")] for s in wanted}
         return Dataset("similarity", pairs=pairs, groups=_read_map(folder / "groups.jsonl"))
     qrels = {split: read_qrels(folder / "qrels" / f"{split}.tsv") for split in wanted}
     asked = {query for judged in qrels.values() for query in judged}

@@ -103,9 +103,7 @@ def read_labelled(path: Path, columns: Mapping[str, str]) -> LabelledFile:
             "it (positive, passage, answer, ..., or passage_id, or document and offset), or for sentence1, sentence2 and score. "
             "Name yours: --set input.columns.query=YOUR_COLUMN --set input.columns.positive=YOUR_COLUMN"
         )
-    negatives = [
-        name for name in names if name == found.get("negative") or _NUMBERED_NEGATIVE.match(_plain(name))
-    ]
+    negatives = [name for name in names if name == found.get("negative") or _NUMBERED_NEGATIVE.match(_plain(name))]
     return _pairs(path, rows, found, negatives)
 
 
@@ -114,19 +112,13 @@ def _match_columns(path: Path, names: Sequence[str], columns: Mapping[str, str])
         if ours not in _ALIASES:
             raise SourceError(f"input.columns: {ours} is not one of ours ({', '.join(_ALIASES)})")
         if theirs not in names:
-            raise SourceError(
-                f"{path}: has no column {theirs!r} (input.columns.{ours}); it has {', '.join(names)}"
-            )
+            raise SourceError(f"{path}: has no column {theirs!r} (input.columns.{ours}); it has {', '.join(names)}")
     by_plain = {_plain(name): name for name in names}
     found = dict(columns)
     for ours, aliases in _ALIASES.items():
         taken = set(found.values())
         match = next(
-            (
-                by_plain[alias]
-                for alias in aliases
-                if by_plain.get(alias, "") and by_plain[alias] not in taken
-            ),
+            (by_plain[alias] for alias in aliases if by_plain.get(alias, "") and by_plain[alias] not in taken),
             None,
         )
         if ours not in found and match is not None:
@@ -159,9 +151,7 @@ def _pairs(
         grade, offset = _whole(cell.get("grade"), 1), _whole(cell.get("offset"), None)
         if grade is None or grade < 1:
             rejected.append(
-                Rejected(
-                    where, "not-relevant", f"grade {cell.get('grade')!r} does not say that it is relevant"
-                )
+                Rejected(where, "not-relevant", f"grade {cell.get('grade')!r} does not say that it is relevant")
             )
             continue
         others = tuple(dict.fromkeys(text for name in negatives for text in _texts(row.get(name))))
@@ -202,9 +192,7 @@ def _scored(path: Path, rows: list[tuple[int, dict[str, Any]]], found: dict[str,
         if not left or not right:
             rejected.append(Rejected(where, "empty", "a sentence is empty"))
         elif score is None:
-            rejected.append(
-                Rejected(where, "no-score", f"score {row.get(found['score'])!r} is not a finite number")
-            )
+            rejected.append(Rejected(where, "no-score", f"score {row.get(found['score'])!r} is not a finite number"))
         else:
             scored.append(ScoredLabel(where, left, right, score))
     if not scored:
@@ -260,7 +248,7 @@ def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, delimiter=delimiter, restkey="", strict=True)
             for row in reader:
-                if "" in row and row[""]:
+                if row.get(""):
                     raise SourceError(
                         f"{path}, line {reader.line_num}: more cells than the header has columns; quote cells that hold {delimiter!r}"
                     )

@@ -124,9 +124,7 @@ def resolve_settings(
         values["model"]["base"] = base_model
     resolved = make_settings(values)
     if not resolved.input.source:
-        raise SettingsError(
-            f"no source: name a folder or file, or an --out folder that has a run ({folder} has none)"
-        )
+        raise SettingsError(f"no source: name a folder or file, or an --out folder that has a run ({folder} has none)")
     return resolved
 
 
@@ -148,12 +146,9 @@ def _walk(
             workspace.drop(name)
     for stage in STAGES[: NAMES.index(until) + 1]:
         inputs = {
-            name: outside.digest(name) if name in _Outside.NAMES else _digest(workspace, name)
-            for name in stage.reads
+            name: outside.digest(name) if name in _Outside.NAMES else _digest(workspace, name) for name in stage.reads
         }
-        own = {
-            name: value for name, value in settings.model_dump(mode="json").items() if name in stage.settings
-        }
+        own = {name: value for name, value in settings.model_dump(mode="json").items() if name in stage.settings}
         key = digest_of([stage.name, inputs, own, _VERSION])
         row = workspace.rows.get(stage.name)
         if row is not None and row.key == key:
@@ -178,9 +173,7 @@ def _run_stage(
     function(StageContext(settings, workspace.read, out, scratch, workspace.cache, seconds, seen))
     files = list_files(out)
     taken = round(time.monotonic() - started, 3)
-    workspace.commit(
-        stage.name, Row(stage.writes, key, inputs, own, files, digest_of(files), taken, _versions())
-    )
+    workspace.commit(stage.name, Row(stage.writes, key, inputs, own, files, digest_of(files), taken, _versions()))
     reporter().stage(stage.name, f"done in {taken:.1f} s")
 
 

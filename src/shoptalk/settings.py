@@ -25,9 +25,7 @@ class InputSettings(_Section):
     """What the user hands over."""
 
     source: str = Field("", description="folder of documents, BEIR folder, or labelled file")
-    queries: str = Field(
-        "", description="labelled queries for SOURCE (training; split if there is no test file)"
-    )
+    queries: str = Field("", description="labelled queries for SOURCE (training; split if there is no test file)")
     dev_queries: str = Field("", description="labelled queries kept as the dev split")
     test_queries: str = Field("", description="labelled queries kept as the test split")
     dangling: Literal["error", "drop"] = Field(
@@ -42,14 +40,10 @@ class InputSettings(_Section):
 class ModelSettings(_Section):
     """The base model and how it encodes."""
 
-    base: str = Field(
-        BUILTIN_MODEL, description="builtin:NAME, a folder, or a Hub id such as BAAI/bge-small-en-v1.5"
-    )
+    base: str = Field(BUILTIN_MODEL, description="builtin:NAME, a folder, or a Hub id such as BAAI/bge-small-en-v1.5")
     query_prompt: str | None = Field(None, description="overrides the model's own query prompt")
     passage_prompt: str | None = Field(None, description="overrides the model's own passage prompt")
-    max_tokens: int | None = Field(
-        None, ge=8, description="overrides the model's own maximum sequence length"
-    )
+    max_tokens: int | None = Field(None, ge=8, description="overrides the model's own maximum sequence length")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32"] = Field("auto", description="auto uses bf16 where the hardware has it")
 
@@ -57,9 +51,7 @@ class ModelSettings(_Section):
 class IngestSettings(_Section):
     """Documents to passages."""
 
-    passage_tokens: int = Field(
-        200, ge=16, description="passage size in the base model's own tokens, at most"
-    )
+    passage_tokens: int = Field(200, ge=16, description="passage size in the base model's own tokens, at most")
     max_file_mb: float = Field(10.0, gt=0, description="larger files are skipped, with the reason")
 
 
@@ -86,19 +78,13 @@ class DatasetSettings(_Section):
 class BaselineSettings(_Section):
     """The gate. The thresholds are the tutorials' rules of thumb, not laws."""
 
-    fine_above: float = Field(
-        0.85, description="nDCG@10 of the base model above which tuning is probably not needed"
-    )
+    fine_above: float = Field(0.85, description="nDCG@10 of the base model above which tuning is probably not needed")
     tune_below: float = Field(0.70, description="nDCG@10 below which tuning will likely pay")
     too_few_pairs: int = Field(100, ge=0)
     sensible_pairs: int = Field(500, ge=0)
     reliable_pairs: int = Field(2_000, ge=0)
-    max_queries: int = Field(
-        1_000, ge=10, description="train and dev queries that the gate looks at, at most"
-    )
-    gate: Literal["advise", "strict"] = Field(
-        "advise", description="strict stops the run when the gate says no"
-    )
+    max_queries: int = Field(1_000, ge=10, description="train and dev queries that the gate looks at, at most")
+    gate: Literal["advise", "strict"] = Field("advise", description="strict stops the run when the gate says no")
 
 
 class NegativeSettings(_Section):
@@ -112,9 +98,7 @@ class NegativeSettings(_Section):
 class TrainSettings(_Section):
     """Fine-tuning. Defaults: docs/experiments.md."""
 
-    epochs: int | Literal["auto"] = Field(
-        "auto", description="auto: as many as make `min_steps`, within 3 and 10"
-    )
+    epochs: int | Literal["auto"] = Field("auto", description="auto: as many as make `min_steps`, within 3 and 10")
     min_steps: int = Field(100, ge=1)
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(3e-5, gt=0)
@@ -125,9 +109,7 @@ class TrainSettings(_Section):
     temperature: float = Field(0.05, gt=0, description="1 / scale of MultipleNegativesRankingLoss")
     evaluations: int = Field(6, ge=1, description="how often dev is looked at during training")
     patience: int = Field(3, ge=1, description="evaluations without a better dev score before it stops")
-    dev_haystack: int = Field(
-        2_000, ge=100, description="passages that rank checkpoints; positives always among them"
-    )
+    dev_haystack: int = Field(2_000, ge=100, description="passages that rank checkpoints; positives always among them")
     max_dev_queries: int = Field(500, ge=10)
     threads: int | None = Field(None, ge=1, description="CPU threads; the same number gives the same weights")
 
@@ -152,9 +134,7 @@ class DiagnoseSettings(_Section):
     unchanged_cosine: float = Field(
         0.999, description="mean cosine of base to tuned embeddings above which nothing happened"
     )
-    zero_loss: float = Field(
-        0.01, ge=0, description="mean training loss at the end under which the data was memorised"
-    )
+    zero_loss: float = Field(0.01, ge=0, description="mean training loss at the end under which the data was memorised")
     bias_drift: float = Field(0.05, gt=0, description="drift of control queries to the domain, in cosine")
     duplicate_share: float = Field(0.2, gt=0, le=1)
 
@@ -193,9 +173,7 @@ def read_settings(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict | None):
-        raise SettingsError(
-            f"{path}: holds a {type(values).__name__}, not settings by name; see `shoptalk init`"
-        )
+        raise SettingsError(f"{path}: holds a {type(values).__name__}, not settings by name; see `shoptalk init`")
     return make_settings(values or {}, where=str(path))
 
 
@@ -213,17 +191,13 @@ def with_values(settings: Settings, assignments: Iterable[str]) -> Settings:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
-            raise SettingsError(
-                f"--set {assignment}: write it as section.key=value, as in --set train.epochs=3"
-            )
+            raise SettingsError(f"--set {assignment}: write it as section.key=value, as in --set train.epochs=3")
         *sections, name = key.strip().split(".")
         place: Any = values
         for section in sections:
             place = place.get(section) if isinstance(place, dict) else None
         if not isinstance(place, dict) or (name not in place and sections != ["input", "columns"]):
-            raise SettingsError(
-                f"--set {assignment}: there is no setting {key.strip()}{_nearest(values, key.strip())}"
-            )
+            raise SettingsError(f"--set {assignment}: there is no setting {key.strip()}{_nearest(values, key.strip())}")
         try:
             place[name] = _number(yaml.safe_load(text))
         except yaml.YAMLError:

@@ -167,12 +167,7 @@ def open_workspace(root: Path) -> Iterator[Workspace]:
     """Own the run folder while the block runs. Raises RunFolderBusy with the owner's process id, InputError, DiskFull."""
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: is a file; --out wants a folder")
-    if (
-        root.is_dir()
-        and not (root / MANIFEST).exists()
-        and not (root / _LOCK).exists()
-        and any(root.iterdir())
-    ):
+    if root.is_dir() and not (root / MANIFEST).exists() and not (root / _LOCK).exists() and any(root.iterdir()):
         raise InputError(f"{root}: is not empty and not a run folder; choose a new folder for --out")
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -185,12 +180,8 @@ def open_workspace(root: Path) -> Iterator[Workspace]:
             ) from None
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise DiskFull(
-                f"{root}: no space left on the device; free some, then run the same command again"
-            ) from None
-        raise InputError(
-            f"{root}: cannot be written: {error.strerror}; choose another folder for --out"
-        ) from None
+            raise DiskFull(f"{root}: no space left on the device; free some, then run the same command again") from None
+        raise InputError(f"{root}: cannot be written: {error.strerror}; choose another folder for --out") from None
     try:
         with named_disk_errors(root):
             (root / _OWNER).write_text(str(os.getpid()), encoding="ascii")

@@ -28,9 +28,7 @@ def ingest(stage: StageContext) -> None:
     if source.is_dir() and looks_like_beir(source):
         passages = read_passages(source / "corpus.jsonl")
     elif source.is_dir():
-        chunker = Chunker(
-            find_model(settings.model.base).path / "tokenizer.json", settings.ingest.passage_tokens
-        )
+        chunker = Chunker(find_model(settings.model.base).path / "tokenizer.json", settings.ingest.passage_tokens)
         passages, skipped = read_documents(source, chunker, settings.ingest)
     elif source.is_file() and is_labelled_file(source):
         passages = passages_of_labels(source, settings.input.columns)
@@ -44,7 +42,9 @@ def ingest(stage: StageContext) -> None:
 
 def no_source(source: Path) -> str:
     """Why a path is no source, and what would be."""
-    kinds = f"a folder of {', '.join(sorted(READERS))} documents, a BEIR folder, or a labelled file ({', '.join(SUFFIXES)})"
+    kinds = (
+        f"a folder of {', '.join(sorted(READERS))} documents, a BEIR folder, or a labelled file ({', '.join(SUFFIXES)})"
+    )
     if not source.exists():
         return f"{source}: no such file or folder; a source is {kinds}"
     return f"{source}: not a source; that is {kinds}"
@@ -65,10 +65,7 @@ def _is_scored(source: Path, columns: Mapping[str, str]) -> bool:
 def passages_of_labels(path: Path, columns: Mapping[str, str]) -> list[Passage]:
     """The distinct texts of a labelled file: its positives and its negatives, which together are the haystack."""
     texts = dict.fromkeys(
-        text
-        for label in read_labelled(path, columns).labels
-        for text in (label.positive, *label.negatives)
-        if text
+        text for label in read_labelled(path, columns).labels for text in (label.positive, *label.negatives) if text
     )
     return [Passage(text_id(text), text, source=path.name) for text in texts]
 
@@ -78,9 +75,7 @@ def text_id(text: str) -> str:
     return "p-" + hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:12]
 
 
-def read_documents(
-    folder: Path, chunker: Chunker, settings: IngestSettings
-) -> tuple[list[Passage], list[Rejected]]:
+def read_documents(folder: Path, chunker: Chunker, settings: IngestSettings) -> tuple[list[Passage], list[Rejected]]:
     """All passages of a folder's documents, in path order, and every file that gave none, with the reason."""
     passages: list[Passage] = []
     skipped: list[Rejected] = []

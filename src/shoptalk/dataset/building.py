@@ -24,9 +24,7 @@ from shoptalk.workspace import StageContext
 def build_dataset(stage: StageContext) -> None:
     """Write the dataset artifact with audit.json and rejected.jsonl. Raises SourceError when a split would be empty."""
     passages, queries = stage.read("passages"), stage.read("queries")
-    pairs = [
-        (ScoredPair(**_without(row, "split")), row["split"]) for _, row in read_jsonl(queries / "pairs.jsonl")
-    ]
+    pairs = [(ScoredPair(**_without(row, "split")), row["split"]) for _, row in read_jsonl(queries / "pairs.jsonl")]
     rng = np.random.default_rng(stage.settings.seed)
     if pairs:
         dataset, notes, rejected = build_similarity(pairs, stage.settings, rng)
@@ -47,9 +45,7 @@ def build_dataset(stage: StageContext) -> None:
     before = Counter(row["check"] for _, row in read_jsonl(queries / "rejected.jsonl"))
     notes["rejected"] = dict(sorted((before + Counter(entry.check for entry in rejected)).items()))
     notes["skipped_files"] = sum(1 for _ in read_jsonl(passages / "skipped.jsonl"))
-    (stage.out / "audit.json").write_text(
-        json.dumps(notes, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    (stage.out / "audit.json").write_text(json.dumps(notes, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def build_retrieval(
@@ -79,9 +75,7 @@ def build_retrieval(
     groups = group_queries(relevant, clusters, {q: kept_queries[q].text for q in relevant})
     chosen = assign_splits(groups, {q: given[q] for q in groups}, settings.dataset, rng)
     rejected += chosen.dropped
-    qrels: dict[str, Qrels] = {
-        s: {q: judged[q] for q, own in chosen.split.items() if own == s} for s in SPLITS
-    }
+    qrels: dict[str, Qrels] = {s: {q: judged[q] for q, own in chosen.split.items() if own == s} for s in SPLITS}
     _refuse_empty({s: len(qrels[s]) for s in SPLITS}, settings.input.source)
     dataset = Dataset(
         "retrieval",
@@ -101,9 +95,7 @@ def build_retrieval(
         "passages_in_near_duplicate_clusters": sum(n for n in sizes.values() if n > 1),
         "near_duplicate_pairs_verified": verified,
         "queries": {s: len(qrels[s]) for s in SPLITS},
-        "training_pairs": sum(
-            1 for found in qrels["train"].values() for grade in found.values() if grade > 0
-        ),
+        "training_pairs": sum(1 for found in qrels["train"].values() for grade in found.values() if grade > 0),
         "groups": {s: len({groups[q] for q in qrels[s]}) for s in SPLITS},
         "test_given": any(split == "test" for split in given.values()),
         "test_origin": _origin(kept_queries[q] for q in qrels["test"]),
@@ -125,8 +117,7 @@ def build_similarity(
             sets.union(("pair", pair.pair_id), ("text", " ".join(text.casefold().split())))
     names: dict[object, str] = {}
     groups = {
-        pair.pair_id: names.setdefault(sets.find(("pair", pair.pair_id)), f"g{len(names):05d}")
-        for pair, _ in kept
+        pair.pair_id: names.setdefault(sets.find(("pair", pair.pair_id)), f"g{len(names):05d}") for pair, _ in kept
     }
     chosen = assign_splits(groups, {pair.pair_id: split for pair, split in kept}, settings.dataset, rng)
     rejected += chosen.dropped
@@ -144,12 +135,7 @@ def build_similarity(
         "shared_between_splits": shared,
         "dropped_for_leakage": len(chosen.dropped),
         "passages": len(
-            {
-                text
-                for found in by_split.values()
-                for pair in found
-                for text in (pair.sentence1, pair.sentence2)
-            }
+            {text for found in by_split.values() for pair in found for text in (pair.sentence1, pair.sentence2)}
         ),
         "queries": {s: len(found) for s, found in by_split.items()},
         "training_pairs": len(by_split["train"]),
@@ -193,9 +179,7 @@ def _cut(passages: list[Passage], cuts: Path) -> list[Passage]:
     by_passage: dict[str, list[str]] = {}
     for _, row in read_jsonl(cuts):
         by_passage.setdefault(row["passage_id"], []).append(row["text"])
-    return [
-        _without_texts(p, by_passage[p.passage_id]) if p.passage_id in by_passage else p for p in passages
-    ]
+    return [_without_texts(p, by_passage[p.passage_id]) if p.passage_id in by_passage else p for p in passages]
 
 
 def _without_texts(passage: Passage, texts: list[str]) -> Passage:

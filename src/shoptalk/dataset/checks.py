@@ -23,7 +23,7 @@ def text_problem(text: str, max_chars: int) -> tuple[str, str] | None:
     broken = sum(
         1
         for char in sample
-        if char == "\ufffd" or unicodedata.category(char) in ("Cc", "Cn", "Co") and char not in "\n\t\r\f"
+        if char == "\ufffd" or (unicodedata.category(char) in ("Cc", "Cn", "Co") and char not in "\n\t\r\f")
     )
     if letters == 0 or broken > 0.1 * len(sample):
         return (
@@ -33,9 +33,7 @@ def text_problem(text: str, max_chars: int) -> tuple[str, str] | None:
     return None
 
 
-def check_passages(
-    passages: Iterable[Passage], settings: DatasetSettings
-) -> tuple[list[Passage], list[Rejected]]:
+def check_passages(passages: Iterable[Passage], settings: DatasetSettings) -> tuple[list[Passage], list[Rejected]]:
     """The passages that may stay, and the others."""
     kept, rejected = [], []
     for passage in passages:
@@ -47,9 +45,7 @@ def check_passages(
     return kept, rejected
 
 
-def check_queries(
-    queries: Iterable[Query], settings: DatasetSettings
-) -> tuple[dict[str, Query], list[Rejected]]:
+def check_queries(queries: Iterable[Query], settings: DatasetSettings) -> tuple[dict[str, Query], list[Rejected]]:
     """The queries that may stay by id, and the others."""
     kept, rejected = {}, []
     for query in queries:
@@ -79,9 +75,7 @@ def check_judgements(
         elif judgement.grade > 0 and _plain(passage.text) in {
             _plain(text) for text in negatives.get(judgement.query_id, ())
         }:
-            rejected.append(
-                Rejected(where, "contradictory", "the passage is labelled as answer and as non-answer")
-            )
+            rejected.append(Rejected(where, "contradictory", "the passage is labelled as answer and as non-answer"))
         else:
             kept.append((judgement, split))
     return kept, rejected

@@ -58,9 +58,7 @@ def near_duplicate_clusters(texts: Mapping[str, str], threshold: float) -> tuple
         else:
             shingles[text_id] = _shingles(tokens)
     pairs = [
-        pair
-        for pair in _proposals(shingles, threshold)
-        if jaccard(shingles[pair[0]], shingles[pair[1]]) >= threshold
+        pair for pair in _proposals(shingles, threshold) if jaccard(shingles[pair[0]], shingles[pair[1]]) >= threshold
     ]
     for left, right in pairs:
         sets.union(left, right)

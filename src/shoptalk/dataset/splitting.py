@@ -25,10 +25,7 @@ def group_queries(judged: Qrels, clusters: Mapping[str, str], texts: Mapping[str
         for passage_id in found:
             sets.union(("query", query_id), ("cluster", clusters[passage_id]))
     names: dict[object, str] = {}
-    return {
-        query_id: names.setdefault(sets.find(("query", query_id)), f"g{len(names):05d}")
-        for query_id in judged
-    }
+    return {query_id: names.setdefault(sets.find(("query", query_id)), f"g{len(names):05d}") for query_id in judged}
 
 
 @dataclass(frozen=True)
@@ -57,17 +54,13 @@ def assign_splits(
             split[item] = "test"
         elif group in fixed["test"]:
             dropped.append(
-                Rejected(
-                    item, "leak", "shares a passage, a near-duplicate or its text with the given test split"
-                )
+                Rejected(item, "leak", "shares a passage, a near-duplicate or its text with the given test split")
             )
         elif wanted == "dev":
             split[item] = "dev"
         elif group in fixed["dev"]:
             dropped.append(
-                Rejected(
-                    item, "leak", "shares a passage, a near-duplicate or its text with the given dev split"
-                )
+                Rejected(item, "leak", "shares a passage, a near-duplicate or its text with the given dev split")
             )
         else:
             free.setdefault(group, []).append(item)
@@ -88,9 +81,7 @@ def _test_size(n: int, settings: DatasetSettings) -> int:
     return max(round(n * settings.test_share), min(settings.min_test, round(n * 0.3)))
 
 
-def _fill(
-    name: str, want: int, order: list[str], free: Mapping[str, list[str]], split: dict[str, str]
-) -> list[str]:
+def _fill(name: str, want: int, order: list[str], free: Mapping[str, list[str]], split: dict[str, str]) -> list[str]:
     """Give groups to a split until it has `want` items; a group that would overshoot by far is left. Returns the rest."""
     rest, have = [], 0
     for group in order:
@@ -109,13 +100,10 @@ def audit(
     """What every two splits share: relevant passages, near-duplicate clusters, query texts. Raises ShoptalkError unless all 0."""
     shared: dict[str, dict[str, int]] = {}
     relevant = {
-        s: {p for found in qrels.get(s, {}).values() for p, grade in found.items() if grade > 0}
-        for s in SPLITS
+        s: {p for found in qrels.get(s, {}).values() for p, grade in found.items() if grade > 0} for s in SPLITS
     }
     for left, right in combinations(SPLITS, 2):
-        plain = [
-            {" ".join(texts[q].casefold().split()) for q in qrels.get(side, {})} for side in (left, right)
-        ]
+        plain = [{" ".join(texts[q].casefold().split()) for q in qrels.get(side, {})} for side in (left, right)]
         shared[f"{left}-{right}"] = {
             "passages": len(relevant[left] & relevant[right]),
             "clusters": len({clusters[p] for p in relevant[left]} & {clusters[p] for p in relevant[right]}),

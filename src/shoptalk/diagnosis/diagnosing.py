@@ -74,9 +74,7 @@ def read_controls(name: str) -> list[str]:
             raise SourceError(f"{path}: control queries cannot be read: {error}") from None
     queries = list(dict.fromkeys(query for query in queries if query))
     if len(queries) < 5:
-        raise SourceError(
-            f'{path}: {len(queries)} control queries; give at least 5, one a line or as {{"query": ...}}'
-        )
+        raise SourceError(f'{path}: {len(queries)} control queries; give at least 5, one a line or as {{"query": ...}}')
     return queries
 
 
@@ -86,6 +84,4 @@ def _json(path: Path) -> dict[str, object]:
 
 
 def _write(path: Path, content: object) -> None:
-    path.write_text(
-        json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

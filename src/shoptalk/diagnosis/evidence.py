@@ -35,10 +35,7 @@ class Evidence:
         """Up to 512 texts of the corpus (sentences, for scored pairs), drawn by the run's seed."""
         if self.dataset.task == "similarity":
             texts = [
-                text
-                for pairs in self.dataset.pairs.values()
-                for p in pairs
-                for text in (p.sentence1, p.sentence2)
+                text for pairs in self.dataset.pairs.values() for p in pairs for text in (p.sentence1, p.sentence2)
             ]
         else:
             texts = [p.content for p in self.dataset.passages.values()]

@@ -54,9 +54,7 @@ def compare(stage: StageContext) -> None:
         }
         systems["bm25"] = measure_bm25(dataset, settings.evaluate.depth)
         record = {name: system.metrics for name, system in systems.items()}
-        deltas = compare_measured(
-            systems["base"], systems["tuned"], dataset.groups, settings.evaluate, settings.seed
-        )
+        deltas = compare_measured(systems["base"], systems["tuned"], dataset.groups, settings.evaluate, settings.seed)
         record["delta"] = {name: delta.as_json() for name, delta in deltas.items()}
         rows = per_query_rows(dataset, systems["base"], systems["tuned"])
         for name, system in systems.items():
@@ -79,9 +77,7 @@ def compare(stage: StageContext) -> None:
         **outcomes(rows),
     }
     write_jsonl(stage.out / "per_query.jsonl", rows)
-    (stage.out / "comparison.json").write_text(
-        json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    (stage.out / "comparison.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def encoders(stage: StageContext) -> tuple[CachedEncoder, CachedEncoder]:
@@ -108,9 +104,7 @@ def measure_bm25(dataset: Dataset, depth: int, split: str = "test") -> Measured:
     """The same for BM25."""
     index = BM25(list(dataset.passages), [p.content for p in dataset.passages.values()])
     query_ids = list(dataset.qrels[split])
-    return _measured(
-        dataset, index.search(query_ids, [dataset.queries[q].text for q in query_ids], depth), split
-    )
+    return _measured(dataset, index.search(query_ids, [dataset.queries[q].text for q in query_ids], depth), split)
 
 
 def _measured(dataset: Dataset, ranking: Ranking, split: str) -> Measured:
@@ -139,9 +133,7 @@ def compare_measured(
     }
 
 
-def per_query_rows(
-    dataset: Dataset, base: Measured, tuned: Measured, split: str = "test"
-) -> list[dict[str, Any]]:
+def per_query_rows(dataset: Dataset, base: Measured, tuned: Measured, split: str = "test") -> list[dict[str, Any]]:
     """One row a query: text, group, both systems' metrics, the change in the primary one, where the best answer stands."""
     rows = []
     for query_id, before in base.per_query.items():
@@ -167,12 +159,8 @@ def per_query_rows(
 
 def outcomes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Queries won, lost and unchanged, with the ten largest of each."""
-    won = sorted(
-        (row for row in rows if row["change"] > _CHANGED), key=lambda row: (-row["change"], row["query_id"])
-    )
-    lost = sorted(
-        (row for row in rows if row["change"] < -_CHANGED), key=lambda row: (row["change"], row["query_id"])
-    )
+    won = sorted((row for row in rows if row["change"] > _CHANGED), key=lambda row: (-row["change"], row["query_id"]))
+    lost = sorted((row for row in rows if row["change"] < -_CHANGED), key=lambda row: (row["change"], row["query_id"]))
     return {
         "won": len(won),
         "lost": len(lost),

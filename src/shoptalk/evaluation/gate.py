@@ -65,9 +65,7 @@ def assess(stage: StageContext) -> None:
         "training_pairs": audit["training_pairs"],
     }
     record["test_queries"] = audit["queries"]["test"]
-    (stage.out / "gate.json").write_text(
-        json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    (stage.out / "gate.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def decide(
@@ -96,17 +94,13 @@ def decide(
     if n_pairs < settings.too_few_pairs:
         if decision != "not-needed":
             decision = "collect-more-data"
-        reasons.append(
-            f"{n_pairs} training pairs: fewer than {settings.too_few_pairs} are too few to rely on"
-        )
+        reasons.append(f"{n_pairs} training pairs: fewer than {settings.too_few_pairs} are too few to rely on")
     elif n_pairs < settings.sensible_pairs:
         reasons.append(
             f"{n_pairs} training pairs: {settings.sensible_pairs} is a sensible minimum, {settings.reliable_pairs:,} reliable"
         )
     elif n_pairs < settings.reliable_pairs:
-        reasons.append(
-            f"{n_pairs:,} training pairs: a sensible number; {settings.reliable_pairs:,} is reliable"
-        )
+        reasons.append(f"{n_pairs:,} training pairs: a sensible number; {settings.reliable_pairs:,} is reliable")
     else:
         reasons.append(f"{n_pairs:,} training pairs: a reliable number")
     if origin == "offline":

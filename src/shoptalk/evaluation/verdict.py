@@ -45,9 +45,7 @@ def judge(
             "the test queries were made from the documents, not asked by people: the verdict is capped at inconclusive"
         )
     if n_test < evaluate.min_test:
-        caps.append(
-            f"{n_test} test queries: under {evaluate.min_test} the interval is too unsure for a verdict"
-        )
+        caps.append(f"{n_test} test queries: under {evaluate.min_test} the interval is too unsure for a verdict")
     word: Word
     if high < 0:
         word = "do-not-ship"
@@ -72,7 +70,5 @@ def judge(
     elif delta.value >= 0.05 and low > 0:
         reasons.append("from +0.05 a gain is large in practice")
     if n_pairs < baseline.too_few_pairs:
-        reasons.append(
-            f"trained on {n_pairs} pairs; fewer than {baseline.too_few_pairs} are too few to rely on"
-        )
+        reasons.append(f"trained on {n_pairs} pairs; fewer than {baseline.too_few_pairs} are too few to rely on")
     return Verdict(word, tuple(reasons))

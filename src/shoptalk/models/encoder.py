@@ -49,9 +49,7 @@ class TorchEncoder:
     @property
     def digest(self) -> str:
         """sha256 over the weights' digest, prompts, maximum length and precision."""
-        return digest_of(
-            [self._digest, self.model.prompts, self.model.max_seq_length, self.hardware.precision]
-        )
+        return digest_of([self._digest, self.model.prompts, self.model.max_seq_length, self.hardware.precision])
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """texts -> (n_texts, dim) float32, unit length."""
@@ -64,9 +62,7 @@ class TorchEncoder:
     def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of each text with its prompt, before truncation."""
         tokenizer: Any = self.model.tokenizer
-        ids = tokenizer([prompt + text for text in texts], truncation=False, padding=False, verbose=False)[
-            "input_ids"
-        ]
+        ids = tokenizer([prompt + text for text in texts], truncation=False, padding=False, verbose=False)["input_ids"]
         return [len(row) for row in ids]
 
     def _encode(self, texts: Sequence[str], prompt: str, what: str) -> Vectors:

@@ -44,9 +44,7 @@ def find_model(name: str) -> FoundModel:
     elif (local := Path(name).expanduser()).exists():
         path = local
     elif name.startswith((".", "/", "~")) or name.count("/") != 1 or " " in name:
-        raise ModelError(
-            f"{name}: no such folder, and not a Hub id (owner/name); {BUILTIN_MODEL} needs no network"
-        )
+        raise ModelError(f"{name}: no such folder, and not a Hub id (owner/name); {BUILTIN_MODEL} needs no network")
     else:
         path = _download(name)
     config = verify_folder(path)
@@ -113,9 +111,7 @@ def verify_folder(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: holds no config.json or modules.json; not a model folder")
     for file, content in configs.items():
         if isinstance(content, dict) and content.get("auto_map"):
-            raise ModelError(
-                f"{file}: asks for custom code (auto_map); shoptalk never runs a model's own code"
-            )
+            raise ModelError(f"{file}: asks for custom code (auto_map); shoptalk never runs a model's own code")
         if file.name == "modules.json":
             _verify_modules(file, content)
     _verify_weights(path)

@@ -34,9 +34,7 @@ def load_model(found: FoundModel, settings: ModelSettings, device: str) -> Sente
                 model_kwargs={"use_safetensors": True},
             )
         except Exception as error:
-            raise ModelError(
-                f"{found.name}: cannot be loaded: {' '.join(str(error).split())[:300]}"
-            ) from error
+            raise ModelError(f"{found.name}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is not None and getattr(tokenizer, "pad_token", "") is None:
         raise ModelError(
@@ -57,9 +55,7 @@ def model_prompts(model: SentenceTransformer, found: FoundModel, settings: Model
 
 
 @contextlib.contextmanager
-def training_dropout(
-    model: SentenceTransformer, attention: float | None, hidden: float | None
-) -> Iterator[None]:
+def training_dropout(model: SentenceTransformer, attention: float | None, hidden: float | None) -> Iterator[None]:
     """Dropout set while the block runs; None leaves it. The saved configuration keeps the model's own values.
 
     With attention dropout above zero a CPU leaves the fused attention kernel and is about twice as slow.
@@ -74,9 +70,7 @@ def training_dropout(
 
     for path, module in model.named_modules():
         parts = path.split(".")
-        is_attention = (
-            any("attention" in part or part == "attn" for part in parts) and "output" not in parts[-2:]
-        )
+        is_attention = any("attention" in part or part == "attn" for part in parts) and "output" not in parts[-2:]
         wanted = attention if is_attention else hidden
         if isinstance(module, torch.nn.Dropout) and wanted is not None:
             put(module, "p", wanted)

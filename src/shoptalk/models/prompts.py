@@ -67,16 +67,12 @@ def prompts_for(
     `name` is what the user called the model or what its configuration calls itself; `configured` is the model's own
     prompt table (name to text).
     """
-    own = Prompts(
-        _first(configured, _QUERY_NAMES), _first(configured, _PASSAGE_NAMES), "the model's own configuration"
-    )
+    own = Prompts(_first(configured, _QUERY_NAMES), _first(configured, _PASSAGE_NAMES), "the model's own configuration")
     if not own.query and not own.passage:
         own = next((p for pattern, p in _REGISTRY if re.search(pattern, name.lower())), Prompts())
     if query is None and passage is None:
         return own
-    return Prompts(
-        own.query if query is None else query, own.passage if passage is None else passage, "settings"
-    )
+    return Prompts(own.query if query is None else query, own.passage if passage is None else passage, "settings")
 
 
 def _first(table: Mapping[str, str | None], names: tuple[str, ...]) -> str:

@@ -63,13 +63,9 @@ def _write(out: Path, made: Made) -> None:
         out / "judgements.jsonl",
         (asdict(judgement) | {"split": split} for judgement, split in made.judgements),
     )
-    write_jsonl(
-        out / "negatives.jsonl", ({"query_id": q, "texts": texts} for q, texts in made.negatives.items())
-    )
+    write_jsonl(out / "negatives.jsonl", ({"query_id": q, "texts": texts} for q, texts in made.negatives.items()))
     write_jsonl(out / "pairs.jsonl", (asdict(pair) | {"split": split} for pair, split in made.pairs))
-    write_jsonl(
-        out / "cuts.jsonl", ({"passage_id": passage_id, "text": text} for passage_id, text in made.cuts)
-    )
+    write_jsonl(out / "cuts.jsonl", ({"passage_id": passage_id, "text": text} for passage_id, text in made.cuts))
     write_jsonl(out / "rejected.jsonl", map(asdict, made.rejected))
 
 
@@ -118,9 +114,7 @@ def _from_labels(path: Path, split: str, passages: list[Passage], settings: Sett
     for label in file.labels:
         found, reason = finder.find(label)
         if not found:
-            made.rejected.append(
-                Rejected(label.where, "maps-to-nothing", f"{reason} (query {label.query[:60]!r})")
-            )
+            made.rejected.append(Rejected(label.where, "maps-to-nothing", f"{reason} (query {label.query[:60]!r})"))
             continue
         query_id = label.query_id or text_query_id(label.query)
         made.queries.setdefault(query_id, Query(query_id, label.query, language=label.language))

@@ -39,13 +39,9 @@ class BM25:
         ranking: Ranking = {}
         for query_id, text in zip(query_ids, texts, strict=True):
             scores: NDArray[np.float32] = (
-                self._index.get_scores(words(text))
-                if words(text)
-                else np.zeros(len(self.passage_ids), np.float32)
+                self._index.get_scores(words(text)) if words(text) else np.zeros(len(self.passage_ids), np.float32)
             )
             best = np.argsort(-scores, kind="stable")[:k]
             best = best[scores[best] > 0]
-            ranking |= as_ranking(
-                [query_id], self.passage_ids, best[None, :].astype(np.int64), scores[best][None, :]
-            )
+            ranking |= as_ranking([query_id], self.passage_ids, best[None, :].astype(np.int64), scores[best][None, :])
         return ranking

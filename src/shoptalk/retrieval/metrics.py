@@ -62,9 +62,7 @@ def _by_depth(metrics: Iterable[str]) -> dict[int, dict[object, str]]:
 def mean(values: PerQuery) -> dict[str, float]:
     """The mean of every metric over queries; 0 where there is none."""
     names = next(iter(values.values()), dict.fromkeys(METRICS, 0.0))
-    return {
-        name: float(np.mean([found[name] for found in values.values()])) if values else 0.0 for name in names
-    }
+    return {name: float(np.mean([found[name] for found in values.values()])) if values else 0.0 for name in names}
 
 
 def of_metric(values: Mapping[str, Mapping[str, float]], metric: str) -> dict[str, float]:

@@ -19,9 +19,7 @@ Floats = NDArray[np.float64]
 _BATCH = 500
 
 
-def mean_with_interval(
-    values: Mapping[str, float], groups: Mapping[str, str], resamples: int, seed: int
-) -> Delta:
+def mean_with_interval(values: Mapping[str, float], groups: Mapping[str, str], resamples: int, seed: int) -> Delta:
     """The mean of per-query values with its 95% interval; p is that of "the mean is zero" (sign flips by group)."""
     return paired_delta(dict.fromkeys(values, 0.0), values, groups, resamples, seed)
 

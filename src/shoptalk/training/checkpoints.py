@@ -38,9 +38,7 @@ def seal(checkpoint: Path) -> None:
 
 def newest_complete(folder: Path) -> Path | None:
     """The newest sealed and intact checkpoint; broken ones are removed."""
-    found = sorted(
-        folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True
-    )
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for checkpoint in found:
         if is_intact(checkpoint):
             return checkpoint

@@ -47,9 +47,7 @@ def dev_part(dataset: Dataset, base: Encoder, settings: TrainSettings, rng: np.r
         if len(wanted) >= settings.dev_haystack:
             break
         wanted.add(ids[int(index)])
-    return replace(
-        dataset, qrels={"dev": qrels}, passages={i: p for i, p in dataset.passages.items() if i in wanted}
-    )
+    return replace(dataset, qrels={"dev": qrels}, passages={i: p for i, p in dataset.passages.items() if i in wanted})
 
 
 class DevScore(BaseEvaluator):  # type: ignore[misc]  # untyped base class

@@ -77,19 +77,13 @@ def finetune(stage: StageContext) -> None:
         rows, sampler = _rows_of_examples(examples, dataset, settings)
     else:
         part, (rows, sampler) = dataset, _rows_of_pairs(dataset)
-    n_batches = (
-        len(sampler)
-        if sampler
-        else max(1, math.ceil(len(rows[next(iter(rows))]) / settings.train.batch_size))
-    )
+    n_batches = len(sampler) if sampler else max(1, math.ceil(len(rows[next(iter(rows))]) / settings.train.batch_size))
     plan = plan_training(n_batches, settings.train)
     dev = DevScore(part, hardware)
     with quiet_libraries():
         model = load_model(found, settings.model, hardware.device)
         base_score = dev.score(TorchEncoder(model, hardware, ""))
-        history, best_checkpoint = _train(
-            model, rows, sampler, plan, dev, stage.scratch, settings, hardware.precision
-        )
+        history, best_checkpoint = _train(model, rows, sampler, plan, dev, stage.scratch, settings, hardware.precision)
         best_score = _keep_best(Path(best_checkpoint), stage.out / "best", model, dev, history)
     write_jsonl(stage.out / "log.jsonl", [{"step": 0, "dev": base_score}, *_log_rows(history)])
     summary = {
@@ -107,9 +101,7 @@ def finetune(stage: StageContext) -> None:
         "dev_passages": len(part.passages),
         "metric": "spearman" if dataset.task == "similarity" else "ndcg@10",
     }
-    (stage.out / "training.json").write_text(
-        json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    (stage.out / "training.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 Rows = Mapping[str, list[Any]]
@@ -128,9 +120,7 @@ def _rows_of_examples(
     }
     for column in range(len(examples[0].negatives)):
         rows[f"negative_{column + 1}"] = [e.negatives[column] for e in examples]
-    sampler = ConflictFreeBatchSampler(
-        Conflicts.of(examples, dataset), settings.train.batch_size, settings.seed
-    )
+    sampler = ConflictFreeBatchSampler(Conflicts.of(examples, dataset), settings.train.batch_size, settings.seed)
     return rows, sampler
 
 
@@ -164,9 +154,7 @@ def _train(
     resume = newest_complete(scratch)
     if resume is not None:
         state = json.loads((resume / "trainer_state.json").read_text(encoding="utf-8"))
-        if state["global_step"] >= plan.steps or EarlyStop.is_due(
-            state["log_history"], settings.train.patience
-        ):
+        if state["global_step"] >= plan.steps or EarlyStop.is_due(state["log_history"], settings.train.patience):
             return state["log_history"], str(scratch / f"checkpoint-{state['best_global_step']}")
     with task("training", plan.steps, _step_of(resume)) as bar:
         attention = 0.0 if dev.hardware.device == "cpu" else None
@@ -194,9 +182,7 @@ def _train(
     return trainer.state.log_history, str(scratch / f"checkpoint-{best}")
 
 
-def _arguments(
-    model: SentenceTransformer, plan: Plan, scratch: Path, settings: Settings, precision: str
-) -> Any:
+def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: Settings, precision: str) -> Any:
     from sentence_transformers import SentenceTransformerTrainingArguments
 
     train = settings.train

@@ -34,14 +34,11 @@ def mine_negatives(stage: StageContext) -> None:
 def read_examples(folder: Path) -> list[Example]:
     """The examples that `mine_negatives` wrote in a folder."""
     return [
-        Example(**{**row, "negatives": tuple(row["negatives"])})
-        for _, row in read_jsonl(folder / "examples.jsonl")
+        Example(**{**row, "negatives": tuple(row["negatives"])}) for _, row in read_jsonl(folder / "examples.jsonl")
     ]
 
 
-def make_examples(
-    dataset: Dataset, mined: Mapping[str, list[str]], rng: np.random.Generator
-) -> list[Example]:
+def make_examples(dataset: Dataset, mined: Mapping[str, list[str]], rng: np.random.Generator) -> list[Example]:
     """One example for each training query and relevant passage. All have as many negatives as the one with most.
 
     A query with fewer negatives than others is filled up with random passages outside its clusters, since the trainer

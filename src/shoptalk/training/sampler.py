@@ -25,9 +25,7 @@ class Conflicts:
     @classmethod
     def of(cls, examples: Sequence[Example], dataset: Dataset) -> Conflicts:
         """shown: clusters of the row's positive and negatives; own: clusters of all known positives of its query."""
-        cluster_of_text: Mapping[str, str] = {
-            p.content: dataset.clusters[i] for i, p in dataset.passages.items()
-        }
+        cluster_of_text: Mapping[str, str] = {p.content: dataset.clusters[i] for i, p in dataset.passages.items()}
         known = {
             q: frozenset(dataset.clusters[p] for p, grade in judged.items() if grade > 0)
             for q, judged in dataset.qrels["train"].items()

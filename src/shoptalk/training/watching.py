@@ -26,9 +26,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # untyped base class
         """Called by the trainer."""
         self.bar.advance()
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Called by the trainer."""
         for key, name in (("loss", "loss"), (f"eval_{METRIC}", "dev")):
             if logs and key in logs:
@@ -62,9 +60,7 @@ class StopOnNonFinite(TrainerCallback):  # type: ignore[misc]  # untyped base cl
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Called by the trainer."""
         for name in ("loss", "grad_norm"):
             value = (logs or {}).get(name, 0.0)

@@ -16,8 +16,7 @@ _ACRONYM = re.compile(
     r"\b(?P<name>(?:[A-Z][\w&’'\-]+\s(?:(?:of|and|for|the|on|in|to)\s){0,2}){1,6}[A-Z][\w&’'\-]+)\s\((?P<short>[A-Z][A-Za-z&]{1,7})s?\)"
 )
 _NOT_A_TERM = frozenset(
-    "it this that these those there they we you he she here what which who if when while as our your their its his her one most many "
-    "some all each any both however also please note if and but or".split()
+    ["it", "this", "that", "these", "those", "there", "they", "we", "you", "he", "she", "here", "what", "which", "who", "if", "when", "while", "as", "our", "your", "their", "its", "his", "her", "one", "most", "many", "some", "all", "each", "any", "both", "however", "also", "please", "note", "if", "and", "but", "or"]
 )
 
 
@@ -33,7 +32,5 @@ def generate(passages: Sequence[Passage]) -> Iterator[Draft]:
         for found in _ACRONYM.finditer(passage.text):
             initials = "".join(word[0] for word in found.group("name").split() if word[0].isupper())
             if found.group("short").upper().startswith(initials[:2].upper()):
-                yield Draft(
-                    f"What does {found.group('short')} stand for?", (passage.passage_id,), "definition"
-                )
+                yield Draft(f"What does {found.group('short')} stand for?", (passage.passage_id,), "definition")
                 break

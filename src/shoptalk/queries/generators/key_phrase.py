@@ -13,9 +13,7 @@ from shoptalk.records import Passage
 _WORD = re.compile(r"[^\W\d_][\w’'\-]*")
 # Words that do not begin or end a phrase. Short on purpose: idf does the rest, in any language.
 _STOP = frozenset(
-    "a about after all also an and any are as at be been before but by can could do does for from had has have how i if in into is it "
-    "its may more most must no not of on one only or other our out over own s so some such than that the their them then there these "
-    "they this those to under up use used using was we were what when where which who why will with within would you your".split()
+    ["a", "about", "after", "all", "also", "an", "and", "any", "are", "as", "at", "be", "been", "before", "but", "by", "can", "could", "do", "does", "for", "from", "had", "has", "have", "how", "i", "if", "in", "into", "is", "it", "its", "may", "more", "most", "must", "no", "not", "of", "on", "one", "only", "or", "other", "our", "out", "over", "own", "s", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "to", "under", "up", "use", "used", "using", "was", "we", "were", "what", "when", "where", "which", "who", "why", "will", "with", "within", "would", "you", "your"]
 )
 
 
