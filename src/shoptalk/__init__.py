@@ -16,7 +16,8 @@ from shoptalk.records import Dataset, Delta, Example, Finding, Judgement, Passag
 from shoptalk.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from shoptalk.pipeline import RunResult, compare_models, run
+    from shoptalk.comparing import compare_models
+    from shoptalk.pipeline import RunResult, run
 
 __version__ = "0.1.0"
 
@@ -40,9 +41,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("RunResult", "compare_models", "run"):
-        from shoptalk import pipeline
+_LAZY = {"RunResult": "shoptalk.pipeline", "run": "shoptalk.pipeline", "compare_models": "shoptalk.comparing"}
 
-        return getattr(pipeline, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'shoptalk' has no attribute {name!r}")

@@ -173,7 +173,7 @@ def _pairs(
                         offset,
                         grade,
                         _text(cell.get("language")),
-                    )  # fmt: skip
+                    )
                 )
     if not labels:
         raise SourceError(
@@ -269,5 +269,4 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path}: not readable as parquet: {' '.join(str(error).split())[:200]}") from None
-    for number, row in enumerate(table.to_pylist(), 1):
-        yield number, row
+    yield from enumerate(table.to_pylist(), 1)

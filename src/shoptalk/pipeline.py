@@ -9,7 +9,7 @@ import importlib
 import importlib.metadata
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,15 +245,3 @@ _VERSION = "1"
 def _versions() -> dict[str, str]:
     names = ("shoptalk", "torch", "transformers", "sentence-transformers", "numpy")
     return {name: importlib.metadata.version(name) for name in names}
-
-
-def compare_models(
-    models: Sequence[str], data: str | Path, *, split: str = "test", settings: Settings | None = None
-) -> dict[str, Any]:
-    """Any number of models on a BEIR folder; the first is the base. Returns a record in the shape of result.json.
-
-    Raises SourceError, ModelError.
-    """
-    from shoptalk.comparing import compare_on_beir
-
-    return compare_on_beir(models, Path(data), split, settings or Settings())

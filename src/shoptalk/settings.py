@@ -70,6 +70,9 @@ class DatasetSettings(_Section):
     test_share: float = Field(0.20, gt=0, lt=0.9)
     dev_share: float = Field(0.15, gt=0, lt=0.9)
     min_test: int = Field(200, ge=1, description="test queries to aim at, where the data has enough")
+    max_train: int | None = Field(
+        None, ge=2, description="training queries at most, drawn by the seed (learning curves)"
+    )
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard over word 3-grams, verified exactly")
     max_query_chars: int = Field(2_000, ge=10)
     max_passage_chars: int = Field(100_000, ge=100)

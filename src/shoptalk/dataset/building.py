@@ -75,6 +75,7 @@ def build_retrieval(
     groups = group_queries(relevant, clusters, {q: kept_queries[q].text for q in relevant})
     chosen = assign_splits(groups, {q: given[q] for q in groups}, settings.dataset, rng)
     rejected += chosen.dropped
+    _thin_out(chosen.split, settings.dataset.max_train, rng)
     qrels: dict[str, Qrels] = {s: {q: judged[q] for q, own in chosen.split.items() if own == s} for s in SPLITS}
     _refuse_empty({s: len(qrels[s]) for s in SPLITS}, settings.input.source)
     dataset = Dataset(
@@ -106,6 +107,16 @@ def build_retrieval(
     return dataset, notes, rejected
 
 
+def _thin_out(split: dict[str, str], most: int | None, rng: np.random.Generator) -> None:
+    """Leave at most `most` items in train; for learning curves, where dev and test stay the same."""
+    train = [item for item, own in split.items() if own == "train"]
+    if most is not None and len(train) > most:
+        kept = {train[i] for i in rng.permutation(len(train))[:most]}
+        for item in train:
+            if item not in kept:
+                del split[item]
+
+
 def build_similarity(
     pairs: list[tuple[ScoredPair, str]], settings: Settings, rng: np.random.Generator
 ) -> tuple[Dataset, dict[str, Any], list[Rejected]]:
@@ -121,6 +132,7 @@ def build_similarity(
     }
     chosen = assign_splits(groups, {pair.pair_id: split for pair, split in kept}, settings.dataset, rng)
     rejected += chosen.dropped
+    _thin_out(chosen.split, settings.dataset.max_train, rng)
     by_split: dict[str, list[ScoredPair]] = {
         s: [pair for pair, _ in kept if chosen.split.get(pair.pair_id) == s] for s in SPLITS
     }

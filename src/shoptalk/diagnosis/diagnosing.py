@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from shoptalk.beir import read_dataset, read_jsonl
 from shoptalk.diagnosis.controls import CONTROL_QUERIES
 from shoptalk.diagnosis.evidence import Evidence
+from shoptalk.diagnosis.one_sided import control_drift
 from shoptalk.errors import SourceError
 from shoptalk.models.encoder import CachedEncoder
 from shoptalk.models.finding import find_model
@@ -33,12 +35,11 @@ def finder(name: str) -> Callable[[Evidence], Finding | None]:
 
 def diagnose(stage: StageContext) -> None:
     """Write diagnosis/findings.json and diagnosis/controls.json (the drift of the control queries, found or not)."""
-    from shoptalk.diagnosis.one_sided import control_drift
-
     evidence = gather(stage)
     findings = [finding for name in FINDINGS if (finding := finder(name)(evidence)) is not None]
     _write(stage.out / "findings.json", [finding.as_json() for finding in findings])
-    _write(stage.out / "controls.json", control_drift(evidence))
+    drift = control_drift(evidence)
+    _write(stage.out / "controls.json", asdict(drift) if drift else None)
 
 
 def gather(stage: StageContext) -> Evidence:

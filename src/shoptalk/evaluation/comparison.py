@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from shoptalk.retrieval.bm25 import BM25
 from shoptalk.retrieval.metrics import PRIMARY, SHOWN, PerQuery, mean, of_metric, per_query
 from shoptalk.retrieval.ranking import pair_cosines, rank
 from shoptalk.retrieval.significance import correlation, holm, paired_delta, spearman_delta
+from shoptalk.retrieval.trec import write_trec
 from shoptalk.settings import EvaluateSettings
 from shoptalk.workspace import StageContext
 
@@ -209,22 +209,3 @@ def _compare_pairs(
 def delta_from_json(entry: Mapping[str, Any]) -> Delta:
     """The Delta that `Delta.as_json` wrote."""
     return Delta(entry["value"], (entry["ci95"][0], entry["ci95"][1]), entry["p"], entry.get("p_holm"))
-
-
-def write_trec(path: Path, ranking: Ranking, name: str) -> None:
-    """A TREC run file: query Q0 passage rank score name."""
-    with path.open("w", encoding="utf-8") as out:
-        for query_id, found in ranking.items():
-            for place, (passage_id, score) in enumerate(found, 1):
-                out.write(f"{query_id}\tQ0\t{passage_id}\t{place}\t{score:.9g}\t{name}\n")
-
-
-def read_trec(path: Path, depth: int) -> Ranking:
-    """The first `depth` entries of every ranking in a file that `write_trec` wrote."""
-    ranking: Ranking = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        query_id, _, passage_id, _, score, _ = line.split("\t")
-        found = ranking.setdefault(query_id, [])
-        if len(found) < depth:
-            found.append((passage_id, float(score)))
-    return ranking

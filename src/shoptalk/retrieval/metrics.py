@@ -49,13 +49,8 @@ def _by_depth(metrics: Iterable[str]) -> dict[int, dict[object, str]]:
     for metric in metrics:
         name, _, cutoff = metric.partition("@")
         k = int(cutoff)
-        measure = {
-            "ndcg": lambda k=k: ir_measures.nDCG @ k,
-            "mrr": lambda: ir_measures.RR,
-            "recall": lambda k=k: ir_measures.R @ k,
-            "map": lambda k=k: ir_measures.AP @ k,
-        }[name]()
-        by_depth.setdefault(k if name == "mrr" else 1_000_000, {})[measure] = metric
+        measures = {"ndcg": ir_measures.nDCG @ k, "mrr": ir_measures.RR, "recall": ir_measures.R @ k, "map": ir_measures.AP @ k}
+        by_depth.setdefault(k if name == "mrr" else 1_000_000, {})[measures[name]] = metric
     return by_depth
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from shoptalk.beir import read_dataset, write_jsonl
 from shoptalk.errors import SourceError, TrainingFailed
 from shoptalk.models.encoder import CachedEncoder, TorchEncoder
 from shoptalk.models.finding import find_model
-from shoptalk.models.hardware import choose_hardware
+from shoptalk.models.hardware import autocast, choose_hardware
 from shoptalk.models.loading import load_model, quiet_libraries, training_dropout
 from shoptalk.progress import task
 from shoptalk.records import Dataset, Example
@@ -50,10 +51,9 @@ class Plan:
 
 def plan_training(steps_per_epoch: int, settings: TrainSettings) -> Plan:
     """Epochs: the number asked for, or as many as make `min_steps`, between 3 and 10."""
-    epochs = settings.epochs
-    if epochs == "auto":
-        epochs = min(10, max(3, math.ceil(settings.min_steps / steps_per_epoch)))
-    return Plan(steps_per_epoch, epochs)
+    if settings.epochs == "auto":
+        return Plan(steps_per_epoch, min(10, max(3, math.ceil(settings.min_steps / steps_per_epoch))))
+    return Plan(steps_per_epoch, settings.epochs)
 
 
 def finetune(stage: StageContext) -> None:
@@ -67,6 +67,7 @@ def finetune(stage: StageContext) -> None:
         torch.set_num_threads(settings.train.threads)
     dataset = read_dataset(stage.read("dataset"), ["train", "dev"])
     examples = read_examples(stage.read("examples"))
+    sampler: ConflictFreeBatchSampler | None = None
     if dataset.task == "retrieval":
         part = dev_part(
             dataset,
@@ -76,7 +77,7 @@ def finetune(stage: StageContext) -> None:
         )
         rows, sampler = _rows_of_examples(examples, dataset, settings)
     else:
-        part, (rows, sampler) = dataset, _rows_of_pairs(dataset)
+        part, rows = dataset, _rows_of_pairs(dataset)
     n_batches = len(sampler) if sampler else max(1, math.ceil(len(rows[next(iter(rows))]) / settings.train.batch_size))
     plan = plan_training(n_batches, settings.train)
     dev = DevScore(part, hardware)
@@ -104,6 +105,38 @@ def finetune(stage: StageContext) -> None:
     (stage.out / "training.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def time_steps(encoder: TorchEncoder, dataset: Dataset, settings: Settings, n: int) -> float:
+    """Seconds of a training step, measured: forward and backward of `n` real batches after one to warm up. For plans only:
+    the encoder's model is left with gradients.
+    """
+    import torch
+
+    model, hardware = encoder.model, encoder.hardware
+    if dataset.task == "similarity":
+        columns = [[p.sentence1 for p in dataset.pairs["train"]], [p.sentence2 for p in dataset.pairs["train"]]]
+    else:
+        judged = dataset.qrels["train"]
+        positives = [dataset.passages[next(iter(found))].content for found in judged.values()]
+        columns = [[dataset.queries[q].text for q in judged], positives]
+    size = min(settings.train.batch_size, len(columns[0]))
+    loss = LOSSES["retrieval"](model, settings.train)
+    started = 0.0
+    with quiet_libraries(), training_dropout(model, 0.0, settings.train.hidden_dropout):
+        model.train()
+        for step in range(n + 1):
+            if step == 1:
+                started = time.monotonic()
+            rows = [(step * size + i) % len(columns[0]) for i in range(size)]
+            features = [model.preprocess([column[i] for i in rows]) for column in columns]
+            features = [
+                {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in f.items()} for f in features
+            ]
+            with autocast(hardware):
+                value = loss(features, None)
+            value.backward()
+    return (time.monotonic() - started) / n
+
+
 Rows = Mapping[str, list[Any]]
 
 
@@ -124,16 +157,15 @@ def _rows_of_examples(
     return rows, sampler
 
 
-def _rows_of_pairs(dataset: Dataset) -> tuple[Rows, None]:
+def _rows_of_pairs(dataset: Dataset) -> Rows:
     pairs = dataset.pairs["train"]
     low, high = min(p.score for p in pairs), max(p.score for p in pairs)
     scale = (high - low) or 1.0
-    rows: Rows = {
+    return {
         "sentence1": [p.sentence1 for p in pairs],
         "sentence2": [p.sentence2 for p in pairs],
         "score": [(p.score - low) / scale for p in pairs],
     }
-    return rows, None
 
 
 def _train(

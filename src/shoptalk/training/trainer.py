@@ -15,7 +15,6 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]  # untyped base
 
     def __init__(self, sampler: ConflictFreeBatchSampler | None, model: Any, **arguments: Any) -> None:
         self._sampler = sampler
-        model.model_card_data.generate_widget_examples = False
         super().__init__(model=model, **arguments)
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -26,5 +25,9 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]  # untyped base
             return self._sampler
         return super().get_batch_sampler(dataset, *arguments, **named)
 
-    def create_model_card(self, *arguments: Any, **named: Any) -> None:
-        """No card inside checkpoints."""
+    def add_model_card_callback(self, *arguments: Any, **named: Any) -> None:
+        """No model card: collecting its examples takes time, and the card is written where a model is exported."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The model alone, without the card and the pickled arguments that the parent adds."""
+        self.model.save_pretrained(output_dir or self.args.output_dir, create_model_card=False)

@@ -37,7 +37,7 @@ class Reader(Protocol):
 def reader_for(suffix: str) -> Reader | None:
     """The reader of a file suffix, imported when first asked for."""
     module = READERS.get(suffix.lower())
-    return None if module is None else importlib.import_module(module)  # type: ignore[return-value]
+    return None if module is None else importlib.import_module(module)
 
 
 def decode(raw: bytes) -> str:

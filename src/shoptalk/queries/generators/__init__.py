@@ -40,7 +40,7 @@ class Generator(Protocol):
 
 def generator(kind: str) -> Generator:
     """The generator of a kind, imported when first asked for."""
-    return importlib.import_module(GENERATORS[kind])  # type: ignore[return-value]
+    return importlib.import_module(GENERATORS[kind])
 
 
 def generate_queries(passages: Sequence[Passage], kinds: Sequence[str], per_passage: int) -> list[Draft]:

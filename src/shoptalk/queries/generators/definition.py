@@ -16,7 +16,49 @@ _ACRONYM = re.compile(
     r"\b(?P<name>(?:[A-Z][\w&’'\-]+\s(?:(?:of|and|for|the|on|in|to)\s){0,2}){1,6}[A-Z][\w&’'\-]+)\s\((?P<short>[A-Z][A-Za-z&]{1,7})s?\)"
 )
 _NOT_A_TERM = frozenset(
-    ["it", "this", "that", "these", "those", "there", "they", "we", "you", "he", "she", "here", "what", "which", "who", "if", "when", "while", "as", "our", "your", "their", "its", "his", "her", "one", "most", "many", "some", "all", "each", "any", "both", "however", "also", "please", "note", "if", "and", "but", "or"]
+    [
+        "it",
+        "this",
+        "that",
+        "these",
+        "those",
+        "there",
+        "they",
+        "we",
+        "you",
+        "he",
+        "she",
+        "here",
+        "what",
+        "which",
+        "who",
+        "if",
+        "when",
+        "while",
+        "as",
+        "our",
+        "your",
+        "their",
+        "its",
+        "his",
+        "her",
+        "one",
+        "most",
+        "many",
+        "some",
+        "all",
+        "each",
+        "any",
+        "both",
+        "however",
+        "also",
+        "please",
+        "note",
+        "if",
+        "and",
+        "but",
+        "or",
+    ]
 )
 
 

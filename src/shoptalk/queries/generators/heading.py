@@ -9,7 +9,35 @@ from shoptalk.queries.generators import Draft
 from shoptalk.records import Passage
 
 _GENERIC = frozenset(
-    ["overview", "introduction", "background", "summary", "resources", "conclusion", "notes", "contents", "about", "more", "contact", "references", "appendix", "links", "example", "examples", "general", "details", "description", "purpose", "scope", "faq", "questions", "steps", "instructions", "process", "usage"]
+    [
+        "overview",
+        "introduction",
+        "background",
+        "summary",
+        "resources",
+        "conclusion",
+        "notes",
+        "contents",
+        "about",
+        "more",
+        "contact",
+        "references",
+        "appendix",
+        "links",
+        "example",
+        "examples",
+        "general",
+        "details",
+        "description",
+        "purpose",
+        "scope",
+        "faq",
+        "questions",
+        "steps",
+        "instructions",
+        "process",
+        "usage",
+    ]
 )
 _MOST_PASSAGES = 5
 
@@ -21,8 +49,7 @@ def generate(passages: Sequence[Passage]) -> Iterator[Draft]:
         document = below[0].title.split(" > ")[0]
         if (
             heading.endswith("?")
-            or (heading == document
-            and len(words) < 3)
+            or (heading == document and len(words) < 3)
             or heading.casefold() in _GENERIC
             or not 1 <= len(words) <= 14
         ):

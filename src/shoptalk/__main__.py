@@ -1,0 +1,5 @@
+"""`python -m shoptalk` is `shoptalk`."""
+
+from shoptalk.cli.app import main
+
+main()

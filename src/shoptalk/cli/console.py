@@ -1,0 +1,95 @@
+"""What a person sees: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from shoptalk.progress import Task
+
+_SHOW_AFTER_SECONDS = 1.0
+_LINE_EVERY_SECONDS = 30.0
+
+
+def stderr() -> Console:
+    """The console that progress and notes go to."""
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    """The console that results go to."""
+    return Console(highlight=False)
+
+
+class RichReporter:
+    """Progress bars with the time left on a terminal; in a log file, a line at the end of what took long and every 30 s."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._progress = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def stage(self, name: str, what: str) -> None:
+        """One line a stage."""
+        if what != "running" or not self.console.is_terminal:
+            self.console.print(f"{name:<10} {what}", markup=False)
+
+    def start(self, label: str, total: int | None, done: int = 0) -> Task:
+        """A bar; it appears when the work takes longer than a moment."""
+        return _Bar(self, label, total, done)
+
+    def finish(self, task: Task) -> None:
+        """Take the bar away."""
+        if isinstance(task, _Bar):
+            task.close()
+
+
+class _Bar:
+    def __init__(self, owner: RichReporter, label: str, total: int | None, done: int) -> None:
+        self._owner, self._label, self._total, self._done = owner, label, total, done
+        self._started = self._spoke = time.monotonic()
+        self._note = ""
+        self._id: TaskID | None = None
+
+    def advance(self, n: int = 1) -> None:
+        self._done += n
+        self._refresh()
+
+    def note(self, text: str) -> None:
+        self._note = text
+        self._refresh()
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if self._owner.console.is_terminal:
+            if self._id is None and now - self._started > _SHOW_AFTER_SECONDS:
+                self._owner._progress.start()
+                self._id = self._owner._progress.add_task(self._label, total=self._total, note="")
+            if self._id is not None:
+                self._owner._progress.update(self._id, completed=self._done, note=self._note)
+        elif now - self._spoke > _LINE_EVERY_SECONDS:
+            self._spoke = now
+            self._say(now)
+
+    def _say(self, now: float) -> None:
+        rate = self._done / max(1e-9, now - self._started)
+        left = f", about {(self._total - self._done) / rate:.0f} s left" if self._total and rate else ""
+        self._owner.console.print(
+            f"  {self._label}: {self._done} of {self._total}{left}  {self._note}".rstrip(), markup=False
+        )
+
+    def close(self) -> None:
+        if self._id is not None:
+            self._owner._progress.remove_task(self._id)
+            if not self._owner._progress.tasks:
+                self._owner._progress.stop()

@@ -1,0 +1,110 @@
+"""`shoptalk run --dry-run`: what would run, and how many minutes each stage takes on this machine.
+
+The cheap stages run for real in a temporary folder, so that the numbers of passages and queries are the true ones; encoding and
+training are timed on a sample with the real model. Nothing is written to the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from shoptalk.cli.running import Request
+    from shoptalk.settings import Settings
+
+_SAMPLE = 64
+_TIMED_STEPS = 2
+
+
+def show_plan(request: Request, until: str, as_json: bool) -> None:
+    """Print the plan. Raises what `run` would raise for bad input."""
+    from shoptalk.cli.console import RichReporter, stderr, stdout
+    from shoptalk.progress import reporting_to
+
+    with reporting_to(RichReporter(stderr())):
+        plan = make_plan(request, until)
+    if as_json:
+        typer.echo(json.dumps(plan))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("stage")
+    table.add_column("minutes", justify="right")
+    table.add_column("what")
+    for stage in plan["stages"]:
+        table.add_row(stage["name"], f"{stage['minutes']:.1f}", stage["what"])
+    table.add_row("in all", f"{plan['minutes']:.1f}", "an estimate from a sample; a busy machine takes longer")
+    stdout().print(table)
+
+
+def make_plan(request: Request, until: str) -> dict[str, Any]:
+    """Minutes by stage, with what each will do."""
+    from shoptalk import pipeline
+    from shoptalk.errors import SettingsError
+
+    if until not in pipeline.NAMES:
+        raise SettingsError(f"--until {until}: there is no such stage; the stages are {', '.join(pipeline.NAMES)}")
+    given = {n: getattr(request, n) for n in ("source", "queries", "dev_queries", "test_queries")}
+    settings = pipeline.resolve_settings(request.folder, request.settings(), given, request.base_model)
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline.run(out=folder, settings=settings, until="dataset")
+        manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["stages"]
+        seconds = {name: (row["seconds"], "run for this plan") for name, row in manifest.items()}
+        if pipeline.NAMES.index(until) > pipeline.NAMES.index("dataset"):
+            seconds |= _estimate(Path(folder), settings)
+    names = pipeline.NAMES[: pipeline.NAMES.index(until) + 1]
+    stages = [{"name": n, "minutes": round(seconds[n][0] / 60, 2), "what": seconds[n][1]} for n in names]
+    return {"stages": stages, "minutes": round(sum(stage["minutes"] for stage in stages), 2)}
+
+
+def _estimate(folder: Path, settings: Settings) -> dict[str, tuple[float, str]]:
+    """Seconds and words for the stages from baseline on, from a timed sample."""
+    import math
+
+    from shoptalk.beir import read_dataset
+    from shoptalk.models.encoder import load_encoder
+    from shoptalk.training import finetuning
+
+    audit = json.loads((folder / "dataset" / "audit.json").read_text(encoding="utf-8"))
+    dataset = read_dataset(folder / "dataset", ["train", "dev"])
+    if dataset.task == "similarity":
+        texts = [text for pair in dataset.pairs["train"] for text in (pair.sentence1, pair.sentence2)]
+        n_texts = audit["passages"]
+    else:
+        texts = [p.content for p in dataset.passages.values()]
+        n_texts = len(texts)
+    encoder = load_encoder(settings.model.base, settings.model)
+    sample = texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE]
+    encoder.encode_passages(sample[:4])
+    started = time.monotonic()
+    encoder.encode_passages(sample)
+    per_text = (time.monotonic() - started) / len(sample)
+    batch = settings.train.batch_size
+    steps_per_epoch = max(1, math.ceil(audit["training_pairs"] / batch))
+    plan = finetuning.plan_training(steps_per_epoch, settings.train)
+    per_step = finetuning.time_steps(encoder, dataset, settings, _TIMED_STEPS)
+    dev_texts = min(n_texts, settings.train.dev_haystack)
+    corpus = per_text * n_texts
+    training = plan.steps * per_step + (settings.train.evaluations + 2) * dev_texts * per_text
+    return {
+        "baseline": (corpus + 3, f"encode {n_texts:,} texts with the base model ({1 / per_text:.0f} a second)"),
+        "negatives": (1.0, f"{audit['training_pairs']:,} training pairs"),
+        "train": (
+            training,
+            f"{plan.steps} steps of {batch} pairs ({per_step:.2f} s each), {settings.train.evaluations} dev evaluations",
+        ),
+        "select": (1.0, "keep the best checkpoint"),
+        "evaluate": (
+            corpus + 5,
+            f"encode {n_texts:,} texts with the tuned model; {audit['queries']['test']} test queries",
+        ),
+        "diagnose": (1024 * per_text + 2, "look for what went wrong"),
+        "report": (3.0, "write report.html and result.json"),
+    }

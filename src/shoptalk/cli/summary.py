@@ -1,0 +1,130 @@
+"""What is printed on stdout when a stage or a run is done."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shoptalk.beir import read_jsonl
+from shoptalk.retrieval.metrics import SHOWN
+
+if TYPE_CHECKING:
+    from shoptalk.pipeline import RunResult
+
+_COLOUR = {"ship": "green", "do-not-ship": "red", "inconclusive": "yellow"}
+
+
+def show_result(result: RunResult, console: Console) -> None:
+    """The metric table, the findings and the verdict, which comes last."""
+    record = result.result
+    if record is None:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, side in (
+        ("metric", "left"),
+        ("base", "right"),
+        ("tuned", "right"),
+        ("change", "right"),
+        ("95% interval", "right"),
+    ):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for metric, delta in record["delta"].items():
+        low, high = delta["ci95"]
+        table.add_row(
+            SHOWN[metric],
+            f"{record['base'][metric]:.3f}",
+            f"{record['tuned'][metric]:.3f}",
+            f"{delta['value']:+.3f}",
+            f"{low:+.3f} to {high:+.3f}",
+        )
+    console.print(table)
+    if "bm25" in record:
+        console.print(f"BM25 alone: nDCG@10 {record['bm25']['ndcg@10']:.3f}")
+    queries = record["dataset"]["queries"]
+    console.print(
+        f"{record['dataset']['passages']:,} passages; queries: {queries['train']} train, {queries['dev']} dev, {queries['test']} test "
+        f"({record['dataset']['test_origin']}); {sum(record['seconds'].values()):.0f} s"
+    )
+    console.print(f"\ngate: {record['gate']['decision']}", markup=False)
+    _bullets(record["gate"]["reasons"], console)
+    for finding in record["findings"]:
+        console.print(f"finding ({finding['severity']}): {finding['name']}: {finding['evidence']}", markup=False)
+    console.print(f"\nverdict: [bold {_COLOUR[record['verdict']]}]{record['verdict']}[/]")
+    _bullets(record["reasons"], console)
+    console.print(
+        f"\nmodel   {result.folder / 'model'}\nreport  {result.folder / 'report.html'}", markup=False, soft_wrap=True
+    )
+
+
+def _bullets(lines: list[str], console: Console) -> None:
+    for line in lines:
+        console.print(f"  - {line}", markup=False)
+
+
+def show_stage(folder: Path, stage: str, console: Console) -> None:
+    """The facts of a finished stage, one a line."""
+    for name, value in stage_record(folder, stage).items():
+        if isinstance(value, dict):
+            value = ", ".join(
+                f"{key} {entry:.3f}" if isinstance(entry, float) else f"{key} {entry}" for key, entry in value.items()
+            )
+        elif isinstance(value, float):
+            value = f"{value:.4f}"
+        if isinstance(value, list):
+            console.print(f"{name}:", markup=False)
+            _bullets([str(entry) for entry in value], console)
+        elif value not in ("", None):
+            console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+    console.print(f"written to {folder}", markup=False, soft_wrap=True)
+
+
+def stage_record(folder: Path, stage: str) -> dict[str, Any]:
+    """The facts of a finished stage, as they are on disk."""
+    if stage == "ingest":
+        return {
+            "passages": sum(1 for _ in read_jsonl(folder / "passages" / "corpus.jsonl", 1 << 30)),
+            "skipped": [
+                f"{row['item']}: {row['reason']}" for _, row in read_jsonl(folder / "passages" / "skipped.jsonl")
+            ],
+        }
+    if stage == "queries":
+        kinds = Counter(
+            (row.get("metadata") or {}).get("kind", "") for _, row in read_jsonl(folder / "queries" / "queries.jsonl")
+        )
+        rejected = [f"{row['item']}: {row['reason']}" for _, row in read_jsonl(folder / "queries" / "rejected.jsonl")]
+        pairs = sum(1 for _ in read_jsonl(folder / "queries" / "pairs.jsonl"))
+        return {"queries": dict(kinds), "scored pairs": pairs or None, "left out": rejected or None}
+    if stage == "negatives":
+        rows = [row for _, row in read_jsonl(folder / "examples" / "examples.jsonl")]
+        return {"examples": len(rows), "negatives each": len(rows[0]["negatives"]) if rows else 0}
+    if stage == "diagnose":
+        findings = json.loads((folder / "diagnosis" / "findings.json").read_text(encoding="utf-8"))
+        return {
+            "findings": [f"{f['name']} ({f['severity']}): {f['evidence']}. {f['advice']}" for f in findings] or "none"
+        }
+    file = {
+        "dataset": "dataset/audit.json",
+        "baseline": "baseline/gate.json",
+        "train": "candidates/training.json",
+        "select": "model/selection.json",
+        "evaluate": "evaluation/comparison.json",
+    }[stage]
+    record: dict[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))
+    if stage == "evaluate":
+        deltas = {
+            SHOWN[m]: f"{d['value']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"
+            for m, d in record["delta"].items()
+        }
+        return {
+            "verdict": record["verdict"],
+            "reasons": record["reasons"],
+            "base": record["base"],
+            "tuned": record["tuned"],
+            "change": deltas,
+        }
+    return record

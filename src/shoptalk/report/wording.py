@@ -1,0 +1,200 @@
+"""Numbers and verdicts in words that need no statistics to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shoptalk.report.artifacts import Artifacts
+from shoptalk.retrieval.metrics import SHOWN
+
+VERDICTS = {"ship": "Ship", "do-not-ship": "Do not ship", "inconclusive": "Inconclusive"}
+DECISIONS = {
+    "tune": "Tune",
+    "tune-with-caution": "Tune, with caution",
+    "collect-more-data": "Collect more data first",
+    "use-something-simpler": "Use something simpler",
+    "not-needed": "Tuning is not needed",
+}
+ORIGINS = {
+    "human": "asked by people",
+    "llm": "written by a language model",
+    "offline": "made from the documents by rules",
+}
+MINUS = "\N{MINUS SIGN}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """+0.200, −0.013, 0.000: with a real minus sign."""
+    shown = f"{value:+.{digits}f}"
+    return shown[1:] if float(shown) == 0 else shown.replace("-", MINUS)
+
+
+def plain(value: float, digits: int = 3) -> str:
+    """0.401, or −0.020 with a real minus sign."""
+    shown = f"{value:.{digits}f}"
+    return shown.lstrip("-") if float(shown) == 0 else shown.replace("-", MINUS)
+
+
+def p_value(value: float | None) -> str:
+    """A p-value to three digits; an em dash where there is none."""
+    if value is None:
+        return "\N{EM DASH}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(n: int, noun: str, plural: str = "") -> str:
+    """1 query, 1,204 queries."""
+    if n == 1:
+        return f"1 {noun}"
+    return f"{n:,} {plural or (f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}s')}"
+
+
+def sentence(text: str) -> str:
+    """A fragment as a sentence: first letter large (unless the word has its own capitals, as nDCG), a full stop."""
+    first = text.split(" ", 1)[0]
+    if first[1:] == first[1:].lower():
+        text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The first screen: what was found, why, and what to do."""
+
+    verdict: str
+    word: str
+    headline: str
+    reasons: tuple[str, ...]
+    steps: tuple[str, ...]
+
+
+def answer(run: Artifacts) -> Answer:
+    """The verdict of a run in plain words."""
+    verdict = str(run.comparison["verdict"])
+    reasons = [sentence(reason) for reason in run.comparison["reasons"]]
+    return Answer(verdict, VERDICTS[verdict], _headline(run), (*reasons, *_cautions(run)), tuple(_steps(run)[:4]))
+
+
+def _headline(run: Artifacts) -> str:
+    verdict, (low, high) = run.comparison["verdict"], run.delta["ci95"]
+    if run.is_similarity:
+        better, worse = "orders sentence pairs clearly more like people do", "orders sentence pairs less like people do"
+    else:
+        better, worse = "ranks the right passages clearly higher", "ranks the right passages lower"
+    if verdict == "ship":
+        return f"Use the tuned model: it {better} than the base model."
+    if verdict == "do-not-ship":
+        return f"Keep the base model: the tuned one {worse}." if high < 0 else "Keep the base model: a rule was broken."
+    if run.audit["test_origin"] == "offline":
+        return "These test queries were made from the documents, so they cannot decide whether to ship."
+    if low > 0 or high < 0:
+        return "There is a difference, but not enough to decide on."
+    return "The test cannot tell the tuned model from the base model."
+
+
+def _cautions(run: Artifacts) -> list[str]:
+    found = []
+    serious = [finding["name"] for finding in run.findings if finding["severity"] == "high"]
+    if serious:
+        found.append(f"{sentence('serious ' + ('findings' if len(serious) > 1 else 'finding'))[:-1]}: {', '.join(serious)}.")
+    if run.evaluations > 1:
+        found.append(
+            f"This test split has been evaluated {run.evaluations} times in this run folder: every look that leads to a "
+            "choice makes it a little less independent."
+        )
+    return found
+
+
+def _steps(run: Artifacts) -> list[str]:
+    verdict = run.comparison["verdict"]
+    steps = {"ship": _steps_ship, "do-not-ship": _steps_keep, "inconclusive": _steps_more}[verdict](run)
+    bm25, tuned = (run.comparison.get(name, {}).get(run.metric) for name in ("bm25", "tuned"))
+    if bm25 is not None and tuned is not None and bm25 > tuned:
+        steps.append("Combine it with keyword search: BM25 alone scores higher than the tuned model on these queries.")
+    pairs, wanted = run.audit["training_pairs"], run.settings.baseline
+    if verdict != "do-not-ship" and pairs < wanted.sensible_pairs:
+        steps.append(
+            f"Add labelled pairs for the next round: {pairs:,} now; {wanted.sensible_pairs:,} is sensible, "
+            f"{wanted.reliable_pairs:,} reliable."
+        )
+    return steps
+
+
+def _steps_ship(run: Artifacts) -> list[str]:
+    if run.is_similarity:
+        steps = ["Switch to the folder model/ beside this report. SentenceTransformer loads it as it is."]
+    else:
+        steps = [
+            "Switch to the folder model/ beside this report. SentenceTransformer loads it as it is.",
+            "Encode all passages again before you switch: vectors of two models cannot be mixed.",
+        ]
+    if run.lost:
+        steps.append(f"Read the {count(len(run.lost), *_item(run))} that got worse, below, and decide if you can live with them.")
+    return steps
+
+
+def _steps_keep(run: Artifacts) -> list[str]:
+    steps = ["Leave your retrieval system as it is."]
+    if run.findings:
+        steps.append(f"Start with the findings below: {', '.join(finding['name'] for finding in run.findings)}.")
+    return [
+        *steps,
+        f"Read the {count(len(run.lost), *_item(run))} that got worse, below: wrong or contradictory labels often show there.",
+        "Then clean or add labelled pairs and run again; it is almost always the data.",
+    ]
+
+
+def _steps_more(run: Artifacts) -> list[str]:
+    n, wanted = run.comparison["queries"], run.settings.evaluate
+    low = run.delta["ci95"][0]
+    steps = ["Keep the base model for now."]
+    if run.audit["test_origin"] == "offline":
+        return [
+            *steps,
+            f"Collect {wanted.min_test} or more questions that people really asked, each with the passage that answers it.",
+            "Run again with them as the test queries (input.test_queries).",
+        ]
+    if n < wanted.min_test:
+        return [*steps, f"Label {wanted.min_test - n} more test queries or more: there are {n}, and a verdict needs {wanted.min_test}."]
+    if low > 0:
+        return [*steps, f"A gain under {wanted.min_gain:g} seldom pays for encoding every passage again."]
+    needed = queries_needed(run)
+    if needed:
+        steps.append(f"Label more test queries: if the gain is really {signed(run.delta['value'])}, about {needed:,} would show it.")
+    return steps
+
+
+def queries_needed(run: Artifacts) -> int:
+    """Test queries at which a gain of this size would be seen four times in five; 0 where no sensible number would.
+
+    The interval's half-width shrinks with the square root of n; 80% power at 5% needs it at 0.7 of the gain (1.96 / 2.80).
+    """
+    value, (low, high) = run.delta["value"], run.delta["ci95"]
+    if value < run.settings.evaluate.min_gain or low > 0:
+        return 0
+    exact = run.comparison["queries"] * ((high - low) / 2 / (0.7 * value)) ** 2
+    digits = 10 ** max(0, len(str(int(exact))) - 2)
+    return int(-(-exact // digits) * digits) if exact <= 20_000 else 0
+
+
+def _item(run: Artifacts) -> tuple[str, str]:
+    return ("pair", "pairs") if run.is_similarity else ("query", "queries")
+
+
+def item(run: Artifacts, n: int) -> str:
+    """"3 queries", or "3 pairs" for scored pairs."""
+    return count(n, *_item(run))
+
+
+def learning_words(run: Artifacts) -> tuple[str, str]:
+    """What the two learning curves show: training loss, dev score."""
+    losses = [row["loss"] for row in run.log if "loss" in row]
+    training, name = run.training, SHOWN[run.training["metric"]]
+    loss = f"Training loss from {losses[0]:.2f} to {losses[-1]:.2f}." if losses else "No training loss was logged."
+    done, planned = training["steps_done"], training["steps"]
+    early = " It stopped early, as the dev score no longer rose." if done < planned else ""
+    return (
+        f"{loss} {count(done, 'step')} of {planned:,} were done.{early}",
+        f"{name} on the dev queries: {plain(training['base_dev'])} with the base model, {plain(training['best_dev'])} at the best "
+        f"checkpoint (step {training['best_step']:,}), which is the one kept.",
+    )
