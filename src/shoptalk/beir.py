@@ -7,13 +7,16 @@ that `write_dataset` makes is what MTEB, ranx, ir_measures and every BEIR tool r
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from shoptalk.errors import SourceError
-from shoptalk.records import SPLITS, Dataset, Passage, Qrels, Query, ScoredPair
+from shoptalk.records import SPLITS, Dataset, Origin, Passage, Qrels, Query, ScoredPair
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def looks_like_beir(folder: Path) -> bool:
@@ -49,7 +52,9 @@ def _json_object(raw: bytes, path: Path, number: int) -> dict[str, Any]:
         ) from None
     try:
         row = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        if _SURROGATE.search(text):  # JSON may hold half of a character pair, which no file and no tokenizer takes
+            row = json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path}, line {number}: not JSON ({error}); each line is one JSON object") from None
     if not isinstance(row, dict):
         raise SourceError(f"{path}, line {number}: a {type(row).__name__}, not a JSON object")
@@ -64,32 +69,37 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
             out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_passages(path: Path) -> list[Passage]:
-    """A corpus.jsonl. Raises SourceError on a row without `_id` or `text`, or an id that comes twice."""
-    passages: list[Passage] = []
+def _identified(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """The id, the row and the metadata of every row. Raises SourceError unless it has a usable, unique _id and a text."""
     seen: dict[str, int] = {}
     for number, row in read_jsonl(path):
+        where = f"{path}, line {number}"
         if "_id" not in row or not isinstance(row.get("text"), str):
+            raise SourceError(f"{where}: a {what} needs _id and text; this has {', '.join(row) or 'nothing'}")
+        name = str(row["_id"])
+        if not name or any(mark in name for mark in "\t\n\r"):
             raise SourceError(
-                f"{path}, line {number}: a passage needs _id and text; this has {', '.join(row) or 'nothing'}"
+                f"{where}: _id {name!r} is empty or holds a tab or line break; qrels files cannot hold it"
             )
-        passage_id = str(row["_id"])
-        if passage_id in seen:
-            raise SourceError(
-                f"{path}, line {number}: _id {passage_id!r} was already used in line {seen[passage_id]}; ids are unique"
-            )
-        seen[passage_id] = number
-        meta = row.get("metadata") or {}
-        passages.append(
-            Passage(
-                passage_id,
-                row["text"],
-                str(row.get("title") or ""),
-                str(meta.get("source", "")),
-                int(meta.get("start", 0)),
-            )
+        if name in seen:
+            raise SourceError(f"{where}: _id {name!r} was already used in line {seen[name]}; ids are unique")
+        seen[name] = number
+        meta = row.get("metadata")
+        yield name, row, meta if isinstance(meta, dict) else {}
+
+
+def read_passages(path: Path) -> list[Passage]:
+    """A corpus.jsonl. Raises SourceError on a row without `_id` or `text`, or an id that comes twice."""
+    return [
+        Passage(
+            passage_id,
+            row["text"],
+            str(row.get("title") or ""),
+            str(meta.get("source", "")),
+            start if isinstance(start := meta.get("start"), int) else 0,
         )
-    return passages
+        for passage_id, row, meta in _identified(path, "passage")
+    ]
 
 
 def write_passages(path: Path, passages: Iterable[Passage]) -> None:
@@ -106,24 +116,20 @@ def write_passages(path: Path, passages: Iterable[Passage]) -> None:
 
 def read_queries(path: Path) -> dict[str, Query]:
     """A queries.jsonl, by query id. Raises SourceError."""
-    queries: dict[str, Query] = {}
-    for number, row in read_jsonl(path):
-        if "_id" not in row or not isinstance(row.get("text"), str):
-            raise SourceError(
-                f"{path}, line {number}: a query needs _id and text; this has {', '.join(row) or 'nothing'}"
-            )
-        query_id = str(row["_id"])
-        if query_id in queries:
-            raise SourceError(f"{path}, line {number}: query _id {query_id!r} comes twice; ids are unique")
-        meta = row.get("metadata") or {}
-        queries[query_id] = Query(
+    return {
+        query_id: Query(
             query_id,
             row["text"],
-            meta.get("origin", "human"),
+            _origin(meta.get("origin")),
             str(meta.get("kind", "labelled")),
             str(meta.get("language", "")),
         )
-    return queries
+        for query_id, row, meta in _identified(path, "query")
+    }
+
+
+def _origin(said: Any) -> Origin:
+    return said if said in get_args(Origin) else "human"
 
 
 def write_queries(path: Path, queries: Iterable[Query]) -> None:
@@ -148,10 +154,10 @@ def read_qrels(path: Path) -> Qrels:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        parts = line.split("\t")
+        parts = line.removesuffix("\r").split("\t")
         if len(parts) == 4:  # TREC: query 0 document grade
             parts = [parts[0], parts[2], parts[3]]
         if number == 1 and parts[-1].strip().lower() in ("score", "relevance", "rel", "grade"):

@@ -37,7 +37,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "passage_id": ("passage_id", "corpus_id", "positive_id", "pid", "chunk_id", "doc_id", "document_id", "docid"),
     "document": ("document", "doc", "file", "filename", "source", "path", "url"),
     "offset": ("offset", "start", "char_start", "start_char", "position", "answer_start"),
-    "grade": ("grade", "relevance", "rel", "score"),
+    "grade": ("grade", "relevance", "rel", "score", "label"),
     "language": ("language", "lang"),
 }  # fmt: skip
 _NUMBERED_NEGATIVE = re.compile(r"^(hard_)?neg(ative)?s?_?\d+$")
@@ -87,7 +87,7 @@ def is_labelled_file(path: Path) -> bool:
 def read_labelled(path: Path, columns: Mapping[str, str]) -> LabelledFile:
     """Read a labelled file. `columns` maps our names to the file's. Raises SourceError."""
     if not path.is_file():
-        raise SourceError(f"{path}: no such file")
+        raise SourceError(f"{path}: {'a folder, not a file of labels' if path.is_dir() else 'no such file'}")
     if not is_labelled_file(path):
         raise SourceError(f"{path}: not a labelled file; shoptalk reads {', '.join(SUFFIXES)}")
     rows = list(_rows(path))
@@ -123,7 +123,12 @@ def _match_columns(path: Path, names: Sequence[str], columns: Mapping[str, str])
         )
         if ours not in found and match is not None:
             found[ours] = match
-    if "query" in found and "positive" not in found and "offset" not in found and "document" in found:
+    if not found.keys() & {"sentence1", "sentence2", "grade"} and _plain(found.get("score", "")) in _ALIASES["grade"]:
+        found["grade"] = found.pop("score")  # beside a query, a score or label says whether the passage answers
+    if not found.keys() & {"positive", "passage_id", "offset"} and _plain(found.get("document", "")) in (
+        "document",
+        "doc",
+    ):
         found["positive"] = found.pop("document")  # only a "document" beside the query: it is the text
     return found
 
@@ -246,9 +251,9 @@ def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any
     csv.field_size_limit(_MAX_CELL_CHARS)
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, delimiter=delimiter, restkey="", strict=True)
+            reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
             for row in reader:
-                if row.get(""):
+                if any(row.pop(None, ())):
                     raise SourceError(
                         f"{path}, line {reader.line_num}: more cells than the header has columns; quote cells that hold {delimiter!r}"
                     )

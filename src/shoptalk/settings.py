@@ -18,7 +18,7 @@ BUILTIN_MODEL = "builtin:all-MiniLM-L6-v2"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class InputSettings(_Section):
@@ -177,7 +177,8 @@ def read_settings(path: Path) -> Settings:
         raise SettingsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict | None):
         raise SettingsError(f"{path}: holds a {type(values).__name__}, not settings by name; see `shoptalk init`")
-    return make_settings(values or {}, where=str(path))
+    # A section without a line under it is None in YAML: all of its defaults.
+    return make_settings({name: value for name, value in (values or {}).items() if value is not None}, where=str(path))
 
 
 def make_settings(values: Mapping[str, Any], where: str = "settings") -> Settings:
@@ -189,7 +190,10 @@ def make_settings(values: Mapping[str, Any], where: str = "settings") -> Setting
 
 
 def with_values(settings: Settings, assignments: Iterable[str]) -> Settings:
-    """`settings` changed by "section.key=value" texts; the values are YAML. Raises SettingsError."""
+    """`settings` changed by "section.key=value" texts; the values are YAML, or plain text where a setting is a text.
+
+    Raises SettingsError.
+    """
     values = settings.model_dump(mode="json")
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -202,7 +206,7 @@ def with_values(settings: Settings, assignments: Iterable[str]) -> Settings:
         if not isinstance(place, dict) or (name not in place and sections != ["input", "columns"]):
             raise SettingsError(f"--set {assignment}: there is no setting {key.strip()}{_nearest(values, key.strip())}")
         try:
-            place[name] = _number(yaml.safe_load(text))
+            place[name] = _value(text, sections, name)
         except yaml.YAMLError:
             raise SettingsError(f"--set {assignment}: {text!r} is not a YAML value") from None
     return make_settings(values, where="--set")
@@ -240,14 +244,24 @@ def _as_yaml(value: Any) -> str:
     return text.replace("\n...", "").strip()
 
 
-def _number(value: Any) -> Any:
-    """YAML reads 3e-5 as a text; people write it as a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _value(text: str, sections: list[str], name: str) -> Any:
+    """A value as people write it: `query: ` is a prompt and no mapping, 3e-5 is a number, which YAML reads as a text."""
+    if _wants_text(sections, name):
+        quoted = text[:1] in ("'", '"')
+        return yaml.safe_load(text) if quoted or text in ("null", "~") else text
+    value = yaml.safe_load(text)
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _wants_text(sections: list[str], name: str) -> bool:
+    if sections == ["input", "columns"]:
+        return True
+    section = Settings.model_fields[sections[0]].annotation if sections else Settings
+    field = getattr(section, "model_fields", {}).get(name)
+    return field is not None and field.annotation in (str, str | None)
 
 
 def _nearest(values: Mapping[str, Any], key: str) -> str:

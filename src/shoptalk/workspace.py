@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -165,11 +165,11 @@ class Workspace:
 @contextmanager
 def open_workspace(root: Path) -> Iterator[Workspace]:
     """Own the run folder while the block runs. Raises RunFolderBusy with the owner's process id, InputError, DiskFull."""
-    if root.exists() and not root.is_dir():
-        raise InputError(f"{root}: is a file; --out wants a folder")
-    if root.is_dir() and not (root / MANIFEST).exists() and not (root / _LOCK).exists() and any(root.iterdir()):
-        raise InputError(f"{root}: is not empty and not a run folder; choose a new folder for --out")
     try:
+        if root.exists() and not root.is_dir():
+            raise InputError(f"{root}: is a file; --out wants a folder")
+        if root.is_dir() and not (root / MANIFEST).exists() and not (root / _LOCK).exists() and any(root.iterdir()):
+            raise InputError(f"{root}: is not empty and not a run folder; choose a new folder for --out")
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / _LOCK)
         try:
@@ -265,19 +265,10 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def digest_of_texts(texts: Iterable[str]) -> str:
-    """The sha256 of a sequence of texts, their borders included."""
-    digest = hashlib.sha256()
-    for text in texts:
-        raw = text.encode("utf-8", "surrogatepass")
-        digest.update(len(raw).to_bytes(8, "little") + raw)
-    return digest.hexdigest()
-
-
 def _read_list(path: Path) -> list[str]:
     try:
         return [str(key) for key in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return []
 
 
@@ -288,5 +279,5 @@ def _read_manifest(root: Path) -> dict[str, Row]:
     try:
         stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
         return {stage: Row(**row) for stage, row in stages.items()}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedArtifact(f"{path}: is damaged; move the run folder away and run again") from None

@@ -1,4 +1,4 @@
-"""The `shoptalk` command. Importing this loads neither torch nor pydantic, so that --help is instant.
+"""The `shoptalk` command. Importing this loads no torch, so that --help is instant.
 
 Exit codes: 0 done, 1 failed, 2 the input is wrong, 3 the verdict that --fail-on names, 130 interrupted.
 """
@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from shoptalk.cli import comparing, doctor, init, running
 from shoptalk.errors import ShoptalkError
+
+# What every usage error is. typer carries click inside itself, older versions import it; this is right for both.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="shoptalk",
@@ -58,14 +61,14 @@ def run_command(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         code = app(args=arguments, prog_name="shoptalk", standalone_mode=False)
+        if code == _INTERRUPTED:  # what typer makes of KeyboardInterrupt
+            return _interrupted()
         return code if isinstance(code, int) else 0
-    except click.exceptions.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
-    except click.ClickException as error:
+    except _UsageError as error:
         error.show(sys.stderr)
-        return error.exit_code
+        return int(error.exit_code)
     except ShoptalkError as error:
         if debug:
             traceback.print_exc()
@@ -84,4 +87,4 @@ def run_command(arguments: list[str]) -> int:
 
 def _interrupted() -> int:
     typer.echo("\nstopped; what is finished is kept, and the same command goes on from there", err=True)
-    return 130
+    return _INTERRUPTED

@@ -14,7 +14,7 @@ from shoptalk.diagnosis.evidence import Evidence
 from shoptalk.diagnosis.one_sided import control_drift
 from shoptalk.errors import SourceError
 from shoptalk.models.encoder import CachedEncoder
-from shoptalk.models.finding import find_model
+from shoptalk.models.finding import FoundModel, find_model
 from shoptalk.records import Example, Finding
 from shoptalk.workspace import StageContext
 
@@ -46,6 +46,7 @@ def gather(stage: StageContext) -> Evidence:
     """The evidence of a run. Raises SourceError for an unusable file of control queries."""
     settings = stage.settings
     dataset, candidates = stage.read("dataset"), stage.read("candidates")
+    tuned = find_model(str(stage.read("model")))
     rows = [row for _, row in read_jsonl(stage.read("examples") / "examples.jsonl")]
     return Evidence(
         settings=settings,
@@ -57,7 +58,10 @@ def gather(stage: StageContext) -> Evidence:
         examples=[Example(**{**row, "negatives": tuple(row["negatives"])}) for row in rows],
         controls=read_controls(settings.diagnose.controls),
         base=CachedEncoder(find_model(settings.model.base), settings.model, stage.cache),
-        tuned=CachedEncoder(find_model(str(stage.read("model"))), settings.model, stage.cache),
+        # Named as the base, as evaluate does it: where the name decides the prompts, both models must get the same.
+        tuned=CachedEncoder(
+            FoundModel(settings.model.base, tuned.path, tuned.sha256, tuned.config), settings.model, stage.cache
+        ),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from shoptalk.models.hardware import Hardware, autocast, choose_hardware
 from shoptalk.models.loading import load_model, quiet_libraries
 from shoptalk.progress import task
 from shoptalk.settings import ModelSettings
-from shoptalk.workspace import digest_of, digest_of_texts
+from shoptalk.workspace import digest_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -125,9 +127,9 @@ def load_encoder(name: str | FoundModel, settings: ModelSettings) -> TorchEncode
 
 
 class CachedEncoder:
-    """An Encoder that keeps passage vectors on disk, by model and texts, so that a run encodes its corpus once a model.
+    """An Encoder that keeps every vector on disk, by model and text, so that a run encodes no text twice with one model.
 
-    The encoder behind it is loaded only when something is missing. A damaged file is computed again.
+    The encoder behind it is loaded only when something is missing. A damaged file is dropped and its texts encoded again.
     """
 
     def __init__(self, found: FoundModel, settings: ModelSettings, folder: Path) -> None:
@@ -160,27 +162,55 @@ class CachedEncoder:
         return self._cached(texts, "passages")
 
     def _cached(self, texts: Sequence[str], what: str) -> Vectors:
-        path = self.folder / f"{what}-{self.digest[:16]}-{digest_of_texts(texts)[:24]}.npz"
-        if path.is_file():
+        store = _VectorStore(self.folder / f"{what}-{self.digest[:16]}")
+        names = [_name(text) for text in texts]
+        known = store.read(set(names))
+        missing = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
+        if missing or not texts:
+            encode = self.loaded.encode_queries if what == "queries" else self.loaded.encode_passages
+            vectors = encode(list(missing.values()))
+            if not texts:
+                return vectors
+            store.add(list(missing), vectors)
+            known |= dict(zip(missing, vectors, strict=True))
+        return np.stack([known[name] for name in names])
+
+
+class _VectorStore:
+    """Vectors by name in a folder of segments, each an .npz with its own check."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, wanted: set[str]) -> dict[str, Vectors]:
+        """The vectors that are there, by name. A segment that fails its check is removed."""
+        found: dict[str, Vectors] = {}
+        for path in sorted(self.folder.glob("*.npz")):
             try:
                 with np.load(path, allow_pickle=False) as stored:
-                    vectors: Vectors = stored["vectors"]
-                    if str(stored["check"]) == digest_of(_fingerprint(vectors)):
-                        return vectors
-            except (OSError, ValueError, KeyError):
-                pass
-            path.unlink(missing_ok=True)
-        encode = self.loaded.encode_queries if what == "queries" else self.loaded.encode_passages
-        vectors = encode(texts)
+                    names, vectors, check = stored["names"], stored["vectors"], str(stored["check"])
+                if check != _check(names, vectors):
+                    raise ValueError("the segment is damaged")
+            except (OSError, ValueError, KeyError, BadZipFile):
+                path.unlink(missing_ok=True)
+                continue
+            found |= {name: vectors[row] for row, name in enumerate(names.tolist()) if name in wanted}
+        return found
+
+    def add(self, names: list[str], vectors: Vectors) -> None:
+        """Write a new segment."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        named = np.array(names)
+        path = self.folder / f"{len(list(self.folder.glob('*.npz'))):04d}-{_check(named, vectors)[:12]}.npz"
         temporary = path.with_suffix(".new")
         with temporary.open("wb") as out:
-            np.savez(out, vectors=vectors, check=np.array(digest_of(_fingerprint(vectors))))
+            np.savez(out, names=named, vectors=vectors, check=np.array(_check(named, vectors)))
         temporary.replace(path)
-        return vectors
 
 
-def _fingerprint(vectors: Vectors) -> list[Any]:
-    import hashlib
+def _name(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
-    return [list(vectors.shape), hashlib.sha256(np.ascontiguousarray(vectors).tobytes()).hexdigest()]
+
+def _check(names: NDArray[Any], vectors: Vectors) -> str:
+    return hashlib.sha256("".join(names.tolist()).encode() + np.ascontiguousarray(vectors).tobytes()).hexdigest()

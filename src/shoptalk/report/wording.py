@@ -96,7 +96,9 @@ def _cautions(run: Artifacts) -> list[str]:
     found = []
     serious = [finding["name"] for finding in run.findings if finding["severity"] == "high"]
     if serious:
-        found.append(f"{sentence('serious ' + ('findings' if len(serious) > 1 else 'finding'))[:-1]}: {', '.join(serious)}.")
+        found.append(
+            f"{sentence('serious ' + ('findings' if len(serious) > 1 else 'finding'))[:-1]}: {', '.join(serious)}."
+        )
     if run.evaluations > 1:
         found.append(
             f"This test split has been evaluated {run.evaluations} times in this run folder: every look that leads to a "
@@ -129,7 +131,9 @@ def _steps_ship(run: Artifacts) -> list[str]:
             "Encode all passages again before you switch: vectors of two models cannot be mixed.",
         ]
     if run.lost:
-        steps.append(f"Read the {count(len(run.lost), *_item(run))} that got worse, below, and decide if you can live with them.")
+        steps.append(
+            f"Read the {count(len(run.lost), *_item(run))} that got worse, below, and decide if you can live with them."
+        )
     return steps
 
 
@@ -155,12 +159,17 @@ def _steps_more(run: Artifacts) -> list[str]:
             "Run again with them as the test queries (input.test_queries).",
         ]
     if n < wanted.min_test:
-        return [*steps, f"Label {wanted.min_test - n} more test queries or more: there are {n}, and a verdict needs {wanted.min_test}."]
+        return [
+            *steps,
+            f"Label {wanted.min_test - n} more test queries or more: there are {n}, and a verdict needs {wanted.min_test}.",
+        ]
     if low > 0:
         return [*steps, f"A gain under {wanted.min_gain:g} seldom pays for encoding every passage again."]
     needed = queries_needed(run)
     if needed:
-        steps.append(f"Label more test queries: if the gain is really {signed(run.delta['value'])}, about {needed:,} would show it.")
+        steps.append(
+            f"Label more test queries: if the gain is really {signed(run.delta['value'])}, about {needed:,} would show it."
+        )
     return steps
 
 
@@ -181,9 +190,9 @@ def _item(run: Artifacts) -> tuple[str, str]:
     return ("pair", "pairs") if run.is_similarity else ("query", "queries")
 
 
-def item(run: Artifacts, n: int) -> str:
-    """"3 queries", or "3 pairs" for scored pairs."""
-    return count(n, *_item(run))
+def item(run: Artifacts, n: int, kind: str = "") -> str:
+    """Like `count`: 3 queries, or 3 pairs where pairs are scored. kind: a word before the noun, with its space."""
+    return count(n, *(f"{kind}{noun}" for noun in _item(run)))
 
 
 def learning_words(run: Artifacts) -> tuple[str, str]:
@@ -192,7 +201,8 @@ def learning_words(run: Artifacts) -> tuple[str, str]:
     training, name = run.training, SHOWN[run.training["metric"]]
     loss = f"Training loss from {losses[0]:.2f} to {losses[-1]:.2f}." if losses else "No training loss was logged."
     done, planned = training["steps_done"], training["steps"]
-    early = " It stopped early, as the dev score no longer rose." if done < planned else ""
+    # The log has about 50 rows, so the last steps of a complete run may be missing in it.
+    early = " It stopped early, as the dev score no longer rose." if planned - done >= max(1, planned // 50) else ""
     return (
         f"{loss} {count(done, 'step')} of {planned:,} were done.{early}",
         f"{name} on the dev queries: {plain(training['base_dev'])} with the base model, {plain(training['best_dev'])} at the best "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,12 +13,16 @@ from shoptalk.records import Ranking
 from shoptalk.retrieval.topk import as_ranking
 
 # Thai, Lao, Khmer, Japanese kana and Han are written without spaces: each character is a word.
-_WORD = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
+_SPACELESS = r"\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+# Vowel signs and accents, which Python's \w leaves out, belong to the word that they stand in.
+_MARKS = "".join(char for char in map(chr, range(0x300, 0x10000)) if unicodedata.category(char) in ("Mn", "Mc"))
+_LETTER = rf"[^\W_{_SPACELESS}]"
+_WORD = re.compile(rf"[{_SPACELESS}]|{_LETTER}+(?:[{_MARKS}]+{_LETTER}*)*")
 
 
 def words(text: str) -> list[str]:
     """The words of a text, case folded."""
-    return _WORD.findall(text.casefold())
+    return _WORD.findall(unicodedata.normalize("NFC", text.casefold()))
 
 
 class BM25:

@@ -29,6 +29,7 @@ def per_query(qrels: Qrels, ranking: Ranking, metrics: Iterable[str] = METRICS) 
     """Every metric for every judged query that has a relevant passage; one without results gets 0."""
     import ir_measures
 
+    metrics = tuple(metrics)
     judged = {q: found for q, found in qrels.items() if any(grade > 0 for grade in found.values())}
     values: PerQuery = {query: dict.fromkeys(metrics, 0.0) for query in judged}
     for depth, measures in _by_depth(metrics).items():
@@ -49,7 +50,12 @@ def _by_depth(metrics: Iterable[str]) -> dict[int, dict[object, str]]:
     for metric in metrics:
         name, _, cutoff = metric.partition("@")
         k = int(cutoff)
-        measures = {"ndcg": ir_measures.nDCG @ k, "mrr": ir_measures.RR, "recall": ir_measures.R @ k, "map": ir_measures.AP @ k}
+        measures = {
+            "ndcg": ir_measures.nDCG @ k,
+            "mrr": ir_measures.RR,
+            "recall": ir_measures.R @ k,
+            "map": ir_measures.AP @ k,
+        }
         by_depth.setdefault(k if name == "mrr" else 1_000_000, {})[measures[name]] = metric
     return by_depth
 

@@ -66,6 +66,8 @@ def spearman_delta(
     if np.array_equal(b, o):
         return Delta(0.0, (0.0, 0.0), 1.0)
     members = [np.flatnonzero(np.asarray(groups) == name) for name in dict.fromkeys(groups)]
+    if len(members) == 1:
+        return Delta(float(value), (-2.0, 2.0), 1.0)  # one unit of chance says nothing about chance
     rng = np.random.default_rng(seed)
     n = min(resamples, 2_000)
     drawn = np.empty(n)

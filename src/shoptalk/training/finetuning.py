@@ -67,23 +67,19 @@ def finetune(stage: StageContext) -> None:
         torch.set_num_threads(settings.train.threads)
     dataset = read_dataset(stage.read("dataset"), ["train", "dev"])
     examples = read_examples(stage.read("examples"))
+    base = CachedEncoder(found, settings.model, stage.cache)
     sampler: ConflictFreeBatchSampler | None = None
     if dataset.task == "retrieval":
-        part = dev_part(
-            dataset,
-            CachedEncoder(found, settings.model, stage.cache),
-            settings.train,
-            np.random.default_rng(settings.seed),
-        )
+        part = dev_part(dataset, base, settings.train, np.random.default_rng(settings.seed))
         rows, sampler = _rows_of_examples(examples, dataset, settings)
     else:
         part, rows = dataset, _rows_of_pairs(dataset)
     n_batches = len(sampler) if sampler else max(1, math.ceil(len(rows[next(iter(rows))]) / settings.train.batch_size))
     plan = plan_training(n_batches, settings.train)
     dev = DevScore(part, hardware)
+    base_score = dev.score(base)
     with quiet_libraries():
         model = load_model(found, settings.model, hardware.device)
-        base_score = dev.score(TorchEncoder(model, hardware, ""))
         history, best_checkpoint = _train(model, rows, sampler, plan, dev, stage.scratch, settings, hardware.precision)
         best_score = _keep_best(Path(best_checkpoint), stage.out / "best", model, dev, history)
     write_jsonl(stage.out / "log.jsonl", [{"step": 0, "dev": base_score}, *_log_rows(history)])

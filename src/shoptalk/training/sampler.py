@@ -1,7 +1,8 @@
 """Batches in which no known positive of a query serves as its negative.
 
-Every epoch deals all rows, in random order, round-robin into a fixed number of batches; a row skips a batch that holds a row
-it conflicts with. Two rows conflict when one shows a passage (or a near-duplicate of it) that answers the other's query.
+Every epoch deals the rows, in random order, round-robin into a fixed number of batches; a row skips a batch that holds a row
+it conflicts with. Two rows conflict when one shows a passage (or a near-duplicate of it) that answers the other's query. Rows
+with many conflicts are dealt first, while there is room for them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ class Conflicts:
     def __init__(self, shown: Sequence[frozenset[str]], own: Sequence[frozenset[str]]) -> None:
         self.shown = shown
         self.own = own
+        showing = Counter(cluster for clusters in shown for cluster in clusters)
+        asking = Counter(cluster for clusters in own for cluster in clusters)
+        self._weight = [
+            sum(showing[c] for c in mine) + sum(asking[c] for c in seen) for mine, seen in zip(own, shown, strict=True)
+        ]
 
     @classmethod
     def of(cls, examples: Sequence[Example], dataset: Dataset) -> Conflicts:
@@ -42,10 +48,22 @@ class Conflicts:
         return cls(shown, [known[e.query_id] for e in examples])
 
     def batches_needed(self, batch_size: int) -> int:
-        """Batches an epoch: enough for all rows, and for the rows that can never share one."""
+        """Batches an epoch: as many as one deal of all rows takes."""
         n = len(self.shown)
         most = max(Counter(cluster for own in self.own for cluster in own).values(), default=1)
-        return min(n, max(-(-n // batch_size), most))
+        batches = min(n, max(-(-n // batch_size), most))
+        order = self.order(np.random.default_rng(0))
+        while left := self.deal(order, batches, batch_size)[1]:
+            batches = min(n, batches + max(1, left // batch_size))
+        return batches
+
+    def order(self, rng: np.random.Generator) -> list[int]:
+        """All rows at random, but those with the most conflicts first and rows with the same answers side by side."""
+        shuffled = [int(row) for row in rng.permutation(len(self.shown))]
+        place: dict[frozenset[str], int] = {}
+        for row in shuffled:
+            place.setdefault(self.own[row], len(place))
+        return sorted(shuffled, key=lambda row: (-self._weight[row], place[self.own[row]]))
 
     def deal(self, order: Sequence[int], n_batches: int, batch_size: int) -> tuple[list[list[int]], int]:
         """Batches of row indices without a conflict, none empty, and how many rows fitted nowhere."""
@@ -83,7 +101,6 @@ class ConflictFreeBatchSampler(DefaultBatchSampler):  # type: ignore[misc]  # un
         return self.n_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        order = [int(i) for i in rng.permutation(len(self.conflicts.shown))]
+        order = self.conflicts.order(np.random.default_rng([self.seed, self.epoch]))
         batches, _ = self.conflicts.deal(order, self.n_batches, self.batch_size)
         yield from (batch for batch in batches if batch)

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import random
+import time
+from importlib import import_module
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoptalk.corpus.readers import READERS, Document, Unreadable, decode, reader_for
+
+
+def markdown(text: str | bytes, name: str = "file") -> Document:
+    return reader_for(".md").read(text if isinstance(text, bytes) else text.encode(), name)
+
+
+def html(text: str | bytes, name: str = "file") -> Document:
+    return reader_for(".html").read(text if isinstance(text, bytes) else text.encode(), name)
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_every_reader_of_the_table_reads_text_with_non_ascii_letters(suffix):
+    reader = reader_for(suffix)
+    assert reader is import_module(READERS[suffix])
+    document = reader.read("Ein Absatz über Prüfungen und Gebühren, lang genug.".encode(), "file")
+    assert isinstance(document, Document)
+    assert "über Prüfungen" in document.text
+    assert document.title == "file"
+
+
+def test_the_suffix_may_be_in_upper_case_and_an_unknown_one_has_no_reader():
+    assert reader_for(".MD") is reader_for(".md")
+    assert reader_for(".docx") is None
+    assert reader_for("") is None
+
+
+@pytest.mark.parametrize("suffix", READERS)
+@settings(max_examples=60, deadline=None)
+@given(raw=st.binary(max_size=400) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_random_bytes_raise_nothing_but_unreadable(suffix, raw):
+    try:
+        document = reader_for(suffix).read(raw, "name")
+    except Unreadable as reason:
+        assert str(reason)
+    else:
+        document.text.encode()
+        assert isinstance(document.title, str)
+
+
+pieces = st.sampled_from(
+    ["---\n", "title: ", "date: 2024-13-45\n", "# ", "## ", "\n", "```", "~~~", "[", "](", ")", "![", "<!--", "-->", "<a ",
+     "<b>", "{% ", "%}", "{{", "}}", "{:", "word ", "é", '"', "'", "&amp;", "<title>", "</title>", "<p>", "\t", "[[", ": &a [*a]\n"]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".md", ".html"])
+@settings(max_examples=120, deadline=None)
+@given(parts=st.lists(pieces, max_size=30))
+def test_broken_markup_raises_nothing_but_unreadable(suffix, parts):
+    try:
+        assert reader_for(suffix).read("".join(parts).encode(), "name").title is not None
+    except Unreadable as reason:
+        assert str(reason)
+
+
+@pytest.mark.parametrize("mark", ["[", "![", "![](", "[a](", "<!--", "<a ", "{{", "{%", "{:", "<title>", "# a" + " " * 60, "```\n", "---\n"])
+@pytest.mark.parametrize("suffix", [".md", ".html"])
+def test_a_hundred_thousand_opening_marks_are_read_in_seconds(suffix, mark):
+    """No pattern may take quadratic time: it would be hours for a file of the size that is allowed."""
+    started = time.process_time()
+    with_text = ("word\n" + mark * (100_000 // len(mark))).encode()
+    try:
+        reader_for(suffix).read(with_text, "name")
+    except Unreadable:
+        pass
+    assert time.process_time() - started < 5
+
+
+def test_front_matter_gives_the_title_and_is_not_text():
+    document = markdown("---\ntitle: Travel policy\ntags: [a]\n---\n# Heading\n\nText.\n")
+    assert document == Document("Travel policy", "# Heading\n\nText.\n")
+
+
+@pytest.mark.parametrize(
+    ("front", "title"),
+    [
+        ("title: 2024", "2024"),
+        ("title: 'Quoted: yes'", "Quoted: yes"),
+        ("title:", "Heading"),
+        ("other: x", "Heading"),
+        ("title: [a, b]", "Heading"),
+        ("- a list", "Heading"),
+        ("title: x: y: z", "Heading"),
+        ("date: 2024-13-45\ntitle: Dated", "Dated"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\ntitle: *b", "Heading"),
+        ("[" * 3_000, "Heading"),
+        ("!!python/object/apply:os.getpid []", "Heading"),
+    ],
+)
+def test_front_matter_of_all_kinds(front, title):
+    document = markdown(f"---\n{front}\n---\n# Heading\n\nText.\n")
+    assert (document.title, document.text) == (title, "# Heading\n\nText.\n")
+
+
+def test_a_rule_in_the_middle_is_no_front_matter():
+    assert markdown("Text.\n\n---\ntitle: no\n---\n").title == "file"
+
+
+def test_the_title_is_else_the_first_top_heading_or_the_files_name():
+    assert markdown("## Two\n\n# One #\n\n# Other\n").title == "One"
+    assert markdown("## Two\n\ntext").title == "file"
+    assert markdown("#\n\nText below an empty heading.").title == "file"
+    assert markdown("#hashtag\n").title == "file"
+
+
+def test_a_comment_in_a_code_block_is_no_title():
+    assert markdown("```sh\n# install it\npip install x\n```\n\n# Real title\n").title == "Real title"
+    assert markdown("~~~\n# install it\n~~~\ntext").title == "file"
+
+
+def test_a_title_is_written_without_its_marks():
+    assert markdown("# Using **`pip`** with _care_ and snake_case\n").title == "Using pip with care and snake_case"
+    assert markdown("# About C#\n").title == "About C#"
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("See [the guide](https://x.org/a_(b)) now.", "See the guide now."),
+        ('See [the guide](a.md "its title").', "See the guide."),
+        ("An ![alt text](image.png) here.", "An alt text here."),
+        ("[![badge](b.svg)](https://x.org) text", "badge text"),
+        ("Before <!-- hidden\nover lines --> after.", "Before  after."),
+        ("Press <kbd>Enter</kbd>.<br/>", "Press Enter."),
+        ("{% include note.html %}Text{: .class }", "Text"),
+        ("Dear {{ user.name }}!", "Dear !"),
+        ("If a < b and c > d then [1] or (2).", "If a < b and c > d then [1] or (2)."),
+        ("[not a link] (really)", "[not a link] (really)"),
+    ],
+)
+def test_marks_go_and_the_text_stays(written, read):
+    assert markdown(written).text == read
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_line_ends_and_byte_order_marks_of_windows(encoding):
+    raw = "---\r\ntitle: Über\r\n---\r\n# Größe\r\n\r\nText.\r".encode(encoding)
+    if encoding == "utf-16-le":
+        raw = b"\xff\xfe" + raw
+    assert markdown(raw) == Document("Über", "# Größe\n\nText.\n")
+
+
+def test_a_file_that_is_not_utf8_is_decoded():
+    text = "Die Prüfung der Anträge für Bürgerinnen und Bürger dauert höchstens fünf Tage. Größere Beträge prüft das Büro."
+    assert decode(text.encode("latin-1")) == text
+    russian = "Заявление на возврат средств подаётся в течение тридцати дней после покупки билета."
+    assert decode(russian.encode("cp1251")) == russian
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"text\x00more",
+        bytes(range(256)) * 10,
+        b"\x01\x02\x03\x04 text \x05",
+        b"\xff\xfe" + random.Random(1).randbytes(3_000),
+        b"\xff\xfe\x00\x00" + "text".encode("utf-32-le"),
+        b"\x89PNG\r\n\x1a\n" + random.Random(2).randbytes(5_000),
+        random.Random(3).randbytes(5_000).replace(b"\x00", b"\x01"),
+    ],
+    ids=["nul", "all bytes", "control", "looks like utf-16", "utf-32", "png", "random"],
+)
+def test_bytes_that_are_no_text_are_unreadable_with_a_reason(raw):
+    with pytest.raises(Unreadable, match="binary|control|encoding"):
+        decode(raw)
+
+
+PAGE = """<html><head><title>Refund policy | Acme Travel</title></head><body>
+<nav><ul><li><a href="/">Home</a></li><li><a href="/about">About the navigation</a></li></ul></nav>
+<main><h1>Refund policy</h1><p>Tickets can be returned within thirty days after the day of purchase.</p>
+<h2>Exceptions</h2><p>Group tickets of more than ten members cannot be returned at all.</p>
+<table><tr><th>Kind</th><th>Fee</th></tr><tr><td>Train</td><td>5 EUR</td></tr></table></main>
+<footer><p>Copyright and cookie notice</p></footer><script>var tracking = 1;</script></body></html>"""
+
+
+def test_a_pages_text_without_its_navigation():
+    document = html(PAGE)
+    assert document.title == "Refund policy"
+    assert "within thirty days" in document.text
+    assert "## Exceptions" in document.text
+    assert "5 EUR" in document.text
+    for boilerplate in ("navigation", "cookie", "tracking"):
+        assert boilerplate not in document.text
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        '<html><head><meta http-equiv="refresh" content="0; url=/new"></head><body></body></html>',
+        "<html><head><title>App</title></head><body><div id=root></div><script>go()</script></body></html>",
+        "<!doctype html>",
+    ],
+)
+def test_a_redirect_or_an_empty_page_says_so(page):
+    with pytest.raises(Unreadable, match=r"no text in the page \(a redirect, or built by scripts\)"):
+        html(page)
+
+
+def test_the_title_of_a_page_is_unescaped_and_else_the_files_name():
+    assert html(PAGE.replace("Refund policy |", "Terms &amp;\n  conditions –")).title == "Terms & conditions"
+    assert html(PAGE.replace("<title>Refund policy | Acme Travel</title>", "")).title == "file"
+
+
+def test_a_page_in_another_encoding_is_decoded_as_it_declares():
+    page = PAGE.replace("<head>", '<head><meta charset="iso-8859-2">').replace("thirty days", "třiceti dnů po nákupu")
+    assert "třiceti dnů po nákupu" in html(page.encode("iso-8859-2")).text
+
+
+def test_plain_text_is_taken_as_it_is():
+    assert reader_for(".txt").read(b"---\ntitle: x\n---\n[a](b)", "notes") == Document("notes", "---\ntitle: x\n---\n[a](b)")

@@ -1,0 +1,257 @@
+"""Crash safety and skipping, on real small runs in real processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoptalk import pipeline
+from shoptalk.errors import DamagedArtifact
+from shoptalk.settings import make_settings
+from toy import write_pairs
+
+# What a run depends on, without the clock: everything else must be the same after any number of kills.
+_CLOCK = {"manifest.json", "result.json"}
+_KEPT_APART = {"cache", ".work"}
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "pairs.jsonl")
+
+
+@pytest.fixture
+def settings(tiny_bert: Path) -> dict[str, Any]:
+    return {
+        "model": {"base": str(tiny_bert), "precision": "fp32"},
+        "train": {"epochs": 4, "batch_size": 8, "learning_rate": 1e-3, "evaluations": 6, "patience": 9, "threads": 1},
+        "evaluate": {"resamples": 300},
+    }
+
+
+def run(pairs: Path, out: Path, settings: dict[str, Any], **options: Any) -> pipeline.RunResult:
+    return pipeline.run(pairs, out, settings=make_settings(settings), **options)
+
+
+def stages_run(out: Path, seconds_before: dict[str, float]) -> list[str]:
+    rows = json.loads((out / "manifest.json").read_text())["stages"]
+    return [name for name in pipeline.NAMES if name in rows and rows[name]["seconds"] != seconds_before.get(name)]
+
+
+def seconds(out: Path) -> dict[str, float]:
+    return {name: row["seconds"] for name, row in json.loads((out / "manifest.json").read_text())["stages"].items()}
+
+
+def contents(out: Path) -> dict[str, str]:
+    """Every file of a run by its digest; result.json without its seconds."""
+    found = {
+        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file()
+        and path.name not in _CLOCK
+        and not _KEPT_APART & set(path.relative_to(out).parts)
+        and path.name[0] != "."
+    }
+    result = json.loads((out / "result.json").read_text())
+    result.pop("seconds")
+    return found | {"result.json": json.dumps(result, sort_keys=True)}
+
+
+def test_a_second_run_does_nothing_and_a_changed_setting_runs_from_its_stage_on(
+    pairs: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    out = tmp_path / "run"
+    first = run(pairs, out, settings)
+    assert first.verdict == json.loads((out / "result.json").read_text())["verdict"]
+    before = seconds(out)
+    assert set(before) == set(pipeline.NAMES)
+
+    assert run(pairs, out, settings).result == first.result
+    assert stages_run(out, before) == []
+
+    changed = settings | {"evaluate": {"resamples": 400}}
+    run(pairs, out, changed, until="select")
+    assert "baseline" in stages_run(out, before)
+    assert "train" not in stages_run(out, before)
+    run(pairs, out, changed)
+    assert "evaluate" in stages_run(out, before)
+    assert json.loads((out / "result.json").read_text())["test_evaluations"] == 2
+
+
+def test_a_changed_source_runs_everything_again(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    out = tmp_path / "run"
+    run(pairs, out, settings, until="dataset")
+    before = seconds(out)
+    with pairs.open("a") as rows:
+        rows.write(json.dumps({"query": "what is a lunch", "positive": "a meal in the middle of the day"}) + "\n")
+    run(pairs, out, settings, until="dataset")
+    assert stages_run(out, before) == ["ingest", "queries", "dataset"]
+
+
+def test_from_runs_a_stage_and_all_later_ones_again(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    out = tmp_path / "run"
+    run(pairs, out, settings, until="negatives")
+    before = seconds(out)
+    run(pairs, out, settings, until="negatives", from_stage="dataset")
+    assert stages_run(out, before) == ["dataset", "baseline", "negatives"]
+
+
+def test_a_changed_byte_is_named_at_the_next_read(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    out = tmp_path / "run"
+    run(pairs, out, settings, until="dataset")
+    file = out / "dataset" / "corpus.jsonl"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(DamagedArtifact, match=r"dataset/corpus\.jsonl.*--from dataset"):
+        run(pairs, out, settings, until="baseline")
+    run(pairs, out, settings, until="dataset", from_stage="dataset")
+    run(pairs, out, settings, until="baseline")
+
+
+def test_the_gate_stops_a_strict_run_before_training(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    strict = settings | {"baseline": {"gate": "strict", "too_few_pairs": 100_000}}
+    with pytest.raises(pipeline.GateClosed, match="collect-more-data"):
+        run(pairs, tmp_path / "run", strict)
+    assert "train" not in seconds(tmp_path / "run")
+
+
+def test_a_person_who_answers_no_stops_the_run(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    asked: list[str] = []
+
+    def no(question: str) -> bool:
+        asked.append(question)
+        return False
+
+    few = settings | {"baseline": {"too_few_pairs": 100_000}}
+    with pytest.raises(pipeline.GateClosed):
+        run(pairs, tmp_path / "run", few, confirm=no)
+    assert "collect-more-data" in asked[0]
+
+
+def test_every_stage_of_the_table_exists_and_reads_what_an_earlier_one_writes() -> None:
+    import importlib
+
+    written = {"source", "labels", "controls", "base_model"}
+    for stage in pipeline.STAGES:
+        module, _, name = stage.function.partition(":")
+        assert callable(getattr(importlib.import_module(module), name))
+        assert set(stage.reads) <= written, stage.name
+        written.add(stage.writes)
+
+
+Command = Callable[[Path], list[str]]
+
+
+@pytest.fixture
+def command(pairs: Path, tiny_bert: Path) -> Command:
+    def make(out: Path) -> list[str]:
+        options = ("epochs=6", "batch_size=8", "learning_rate=1e-3", "evaluations=8", "patience=9", "threads=1")
+        sets = [part for option in options for part in ("--set", f"train.{option}")]
+        return [
+            *(sys.executable, "-m", "shoptalk", "run", str(pairs), "--out", str(out), "--base-model", str(tiny_bert)),
+            *("--set", "evaluate.resamples=300", "--set", "model.precision=fp32", *sets),
+        ]
+
+    return make
+
+
+def finish(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2_000:]
+
+
+def start(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def new_checkpoints(out: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """Names of checkpoints as they appear, until the process ends."""
+    seen = {path.name for path in out.glob(".work/*/checkpoint-*")}
+    while process.poll() is None:
+        for path in out.glob(".work/*/checkpoint-*"):
+            if path.name not in seen:
+                seen.add(path.name)
+                yield path.name
+        time.sleep(0.005)
+
+
+def test_killed_while_training_it_resumes_to_the_same_bytes(tmp_path: Path, command: Command) -> None:
+    finish(command(tmp_path / "calm"))
+    out = tmp_path / "killed"
+    for delay in (0.0, 0.15):  # while a checkpoint is being written, and after it
+        process = start(command(out))
+        next(new_checkpoints(out, process))
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert list(out.glob(".work/*/checkpoint-*"))
+    finish(command(out))
+    assert contents(out) == contents(tmp_path / "calm")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_500)
+def test_twenty_random_kills_change_nothing(tmp_path: Path, command: Command) -> None:
+    started = time.monotonic()
+    finish(command(tmp_path / "calm"))
+    whole = time.monotonic() - started
+    rng = random.Random(20)
+    kills, rounds = 0, 0
+    while kills < 20:
+        out = tmp_path / f"killed-{rounds}"
+        for _ in range(5):  # several kills into one run, then it may finish
+            process = start(command(out))
+            try:
+                process.wait(rng.uniform(0.3, whole))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+            else:
+                assert process.returncode == 0
+                break
+        finish(command(out))
+        assert contents(out) == contents(tmp_path / "calm"), f"after kill {kills}"
+        shutil.rmtree(out)
+        rounds += 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB; skips where this user may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs more rights")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_clearly_and_keeps_the_finished_stages(command: Command, small_disk: Path) -> None:
+    out = small_disk / "run"
+    filler = small_disk / "filler"
+    finish([*command(out), "--until", "negatives"])
+    filler.write_bytes(b"\0" * 7_500_000)
+    failed = subprocess.run(command(out), capture_output=True, text=True, timeout=200)
+    assert failed.returncode == 1
+    assert "no space left" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert set(seconds(out)) >= {"ingest", "queries", "dataset", "baseline", "negatives"}
+    filler.unlink()
+    finish([*command(out), "--set", "train.evaluations=1"])
+    assert (out / "result.json").is_file()
