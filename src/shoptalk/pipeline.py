@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shoptalk.errors import SettingsError, ShoptalkError, SourceError
+from shoptalk.errors import InputError, SettingsError, ShoptalkError, SourceError
 from shoptalk.models.finding import find_model
 from shoptalk.progress import reporter
 from shoptalk.settings import Settings, make_settings, read_settings, write_settings
@@ -40,14 +40,27 @@ STAGES = (
     Stage("ingest", "shoptalk.corpus:ingest", ("source", "base_model"), "passages", ("input", "ingest")),
     Stage("queries", "shoptalk.queries:make_queries", ("source", "labels", "passages"), "queries", ("input", "queries")),
     Stage("dataset", "shoptalk.dataset:build_dataset", ("passages", "queries"), "dataset", ("dataset", "seed")),
-    Stage("baseline", "shoptalk.evaluation:assess", ("base_model", "dataset"), "baseline", ("model", "baseline", "evaluate", "seed")),
-    Stage("negatives", "shoptalk.training:mine_negatives", ("base_model", "dataset"), "examples", ("model", "negatives", "seed")),
-    Stage("train", "shoptalk.training:finetune", ("base_model", "examples", "dataset"), "candidates", ("model", "train", "seed")),
+    Stage(
+        "baseline", "shoptalk.evaluation:assess",
+        ("base_model", "dataset"), "baseline", ("model", "baseline", "evaluate", "seed"),
+    ),
+    Stage(
+        "negatives", "shoptalk.training:mine_negatives",
+        ("base_model", "dataset"), "examples", ("model", "negatives", "seed"),
+    ),
+    Stage(
+        "train", "shoptalk.training:finetune",
+        ("base_model", "examples", "dataset"), "candidates", ("model", "train", "seed"),
+    ),
     Stage("select", "shoptalk.evaluation:select", ("base_model", "candidates", "dataset"), "model", ("select",)),
-    Stage("evaluate", "shoptalk.evaluation:compare", ("base_model", "model", "dataset"), "evaluation", ("model", "evaluate", "baseline", "seed")),
+    Stage(
+        "evaluate", "shoptalk.evaluation:compare",
+        ("base_model", "model", "dataset"), "evaluation", ("model", "evaluate", "baseline", "seed"),
+    ),
     Stage(
         "diagnose", "shoptalk.diagnosis:diagnose",
-        ("base_model", "model", "dataset", "examples", "candidates", "evaluation", "controls"), "diagnosis", ("model", "diagnose", "seed"),
+        ("base_model", "model", "dataset", "examples", "candidates", "evaluation", "controls"), "diagnosis",
+        ("model", "diagnose", "seed"),
     ),
     Stage(
         "report", "shoptalk.report:build_report",
@@ -87,12 +100,14 @@ def run(
     until: str = NAMES[-1],
     from_stage: str | None = None,
     confirm: Callable[[str], bool] | None = None,
+    replace: bool = False,
 ) -> RunResult:
     """Walk the stages from a source to a verdict, skipping what is done and unchanged.
 
     source: a folder of documents, a BEIR folder or a labelled file; None goes on with the source of the run folder `out`.
     settings: a Settings, or plain values by section as in shoptalk.yaml. from_stage: run this stage and all later ones
-    again. confirm: asked, when the gate advises against training, whether to go on; None goes on.
+    again. confirm: asked, when the gate advises against training, whether to go on; None goes on. replace: build over a
+    run of another source, which is refused otherwise.
     Raises ShoptalkError; what is finished stays in `out`, and the same call continues.
     """
     folder = Path(out)
@@ -102,6 +117,8 @@ def run(
     if from_stage is not None:
         _known(from_stage, "from")
     with open_workspace(folder) as workspace:
+        if not replace:
+            _refuse_other_source(folder, resolved)
         write_settings(resolved, folder / "shoptalk.yaml")
         _walk(workspace, resolved, until, from_stage, confirm)
         return RunResult(folder, _result(workspace))
@@ -126,6 +143,17 @@ def resolve_settings(
     if not resolved.input.source:
         raise SettingsError(f"no source: name a folder or file, or an --out folder that has a run ({folder} has none)")
     return resolved
+
+
+def _refuse_other_source(folder: Path, settings: Settings) -> None:
+    """A finished run is not built over by mistake."""
+    if not (folder / "shoptalk.yaml").is_file():
+        return
+    before = read_settings(folder / "shoptalk.yaml").input.source
+    if before and Path(before).resolve() != Path(settings.input.source).resolve():
+        raise InputError(
+            f"{folder}: holds a run of {before}; choose another --out for {settings.input.source}, or build over it with --yes"
+        )
 
 
 def _known(stage: str, option: str) -> None:

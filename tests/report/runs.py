@@ -150,7 +150,7 @@ def _audit(task: str, queries: dict[str, int], origin: str) -> dict[str, Any]:
         {"passages_in_near_duplicate_clusters": 4, "near_duplicate_pairs_verified": 2} if task == "retrieval" else {}
     )
     return {
-        "task": task, "shared_between_splits": {pair: shared for pair in ("train-dev", "train-test", "dev-test")},
+        "task": task, "shared_between_splits": dict.fromkeys(("train-dev", "train-test", "dev-test"), shared),
         "dropped_for_leakage": 3, "passages": 60, **twins, "queries": queries, "training_pairs": 120, "groups": queries,
         "test_given": True, "test_origin": origin, "train_origin": "human", "test_size_note": "", "rejected": {}, "skipped_files": 0,
     }  # fmt: skip

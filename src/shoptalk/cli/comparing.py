@@ -22,14 +22,13 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")] = False,
 ) -> None:
     """Compare models on a BEIR folder: metrics over the whole corpus, with intervals and p-values against the first."""
-    from shoptalk.cli.console import RichReporter, stderr, stdout
-    from shoptalk.progress import reporting_to
+    from shoptalk.cli.console import rich_progress, stdout
     from shoptalk.settings import Settings, with_values
 
     if len(models) < 2:
         raise typer.BadParameter("name at least two models", param_hint="MODELS")
     settings = with_values(Settings(), assignments or [])
-    with reporting_to(RichReporter(stderr())):
+    with rich_progress():
         from shoptalk.comparing import compare_models
 
         record = compare_models(models, data, split=split, settings=settings)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from shoptalk.progress import Task
+from shoptalk.progress import Task, reporting_to
 
 _SHOW_AFTER_SECONDS = 1.0
 _LINE_EVERY_SECONDS = 30.0
@@ -38,11 +40,23 @@ class RichReporter:
             transient=True,
             disable=not console.is_terminal,
         )
+        self._running: TaskID | None = None
+
+    def close(self) -> None:
+        """Leave the terminal clean, whatever was running."""
+        self._progress.stop()
 
     def stage(self, name: str, what: str) -> None:
-        """One line a stage."""
+        """One line a stage; while it runs, a terminal shows it moving."""
+        if self._running is not None:
+            self._progress.remove_task(self._running)
+            self._progress.stop()
+            self._running = None
         if what != "running" or not self.console.is_terminal:
             self.console.print(f"{name:<10} {what}", markup=False)
+        else:
+            self._running = self._progress.add_task(name, total=None, note="")
+            self._progress.start()
 
     def start(self, label: str, total: int | None, done: int = 0) -> Task:
         """A bar; it appears when the work takes longer than a moment."""
@@ -52,6 +66,17 @@ class RichReporter:
         """Take the bar away."""
         if isinstance(task, _Bar):
             task.close()
+
+
+@contextmanager
+def rich_progress() -> Iterator[None]:
+    """Show progress on stderr while the block runs."""
+    shown = RichReporter(stderr())
+    with reporting_to(shown):
+        try:
+            yield
+        finally:
+            shown.close()
 
 
 class _Bar:
@@ -73,7 +98,6 @@ class _Bar:
         now = time.monotonic()
         if self._owner.console.is_terminal:
             if self._id is None and now - self._started > _SHOW_AFTER_SECONDS:
-                self._owner._progress.start()
                 self._id = self._owner._progress.add_task(self._label, total=self._total, note="")
             if self._id is not None:
                 self._owner._progress.update(self._id, completed=self._done, note=self._note)
@@ -91,5 +115,3 @@ class _Bar:
     def close(self) -> None:
         if self._id is not None:
             self._owner._progress.remove_task(self._id)
-            if not self._owner._progress.tasks:
-                self._owner._progress.stop()

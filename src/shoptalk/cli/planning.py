@@ -24,10 +24,9 @@ _TIMED_STEPS = 2
 
 def show_plan(request: Request, until: str, as_json: bool) -> None:
     """Print the plan. Raises what `run` would raise for bad input."""
-    from shoptalk.cli.console import RichReporter, stderr, stdout
-    from shoptalk.progress import reporting_to
+    from shoptalk.cli.console import rich_progress, stdout
 
-    with reporting_to(RichReporter(stderr())):
+    with rich_progress():
         plan = make_plan(request, until)
     if as_json:
         typer.echo(json.dumps(plan))

@@ -110,7 +110,12 @@ def run(
         str | None, typer.Option("--gate", help="advise (default) or strict: stop when the gate says no.")
     ] = None,
     as_json: AsJson = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; go on whatever the gate advises.")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes", "-y", help="Do not ask: train whatever the gate advises, build over a run of another source."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan with minutes per stage; write nothing.")
     ] = False,
@@ -131,7 +136,7 @@ def run(
 
         show_plan(request, until, as_json)
         return 0
-    result = execute(request, until, from_stage, as_json, ask=not yes)
+    result = execute(request, until, from_stage, as_json, yes)
     return 3 if fail_on is not None and result.verdict == fail_on else 0
 
 
@@ -156,22 +161,21 @@ def _stage_command(name: str) -> Callable[..., int]:
         request = Request(
             source, out, base_model, queries, dev_queries, test_queries, controls, assignments or [], config
         )
-        execute(request, name, None, as_json, ask=False)
+        execute(request, name, None, as_json, yes=False)
         return 0
 
     return command
 
 
-def execute(request: Request, until: str, from_stage: str | None, as_json: bool, ask: bool) -> Any:
+def execute(request: Request, until: str, from_stage: str | None, as_json: bool, yes: bool) -> Any:
     """Run the pipeline with progress on stderr and the outcome on stdout."""
     import sys
 
     from shoptalk.cli import summary
-    from shoptalk.cli.console import RichReporter, stderr, stdout
-    from shoptalk.progress import reporting_to
+    from shoptalk.cli.console import rich_progress, stdout
 
     settings = request.settings()
-    with reporting_to(RichReporter(stderr())):
+    with rich_progress():
         from shoptalk import pipeline
 
         result = pipeline.run(
@@ -184,7 +188,8 @@ def execute(request: Request, until: str, from_stage: str | None, as_json: bool,
             settings=settings,
             until=until,
             from_stage=from_stage,
-            confirm=_confirm if ask and sys.stdin.isatty() and not as_json else None,
+            confirm=_confirm if not yes and sys.stdin.isatty() and not as_json else None,
+            replace=yes,
         )
     if as_json:
         record = result.result if until == "report" else summary.stage_record(result.folder, until)

@@ -53,7 +53,8 @@ def show_result(result: RunResult, console: Console) -> None:
     console.print(f"\ngate: {record['gate']['decision']}", markup=False)
     _bullets(record["gate"]["reasons"], console)
     for finding in record["findings"]:
-        console.print(f"finding ({finding['severity']}): {finding['name']}: {finding['evidence']}", markup=False)
+        words = f"finding ({finding['severity']}): {finding['name']}: {finding['evidence']}; {finding['advice']}"
+        console.print(words, markup=False, soft_wrap=True)
     console.print(f"\nverdict: [bold {_COLOUR[record['verdict']]}]{record['verdict']}[/]")
     _bullets(record["reasons"], console)
     console.print(
@@ -63,7 +64,7 @@ def show_result(result: RunResult, console: Console) -> None:
 
 def _bullets(lines: list[str], console: Console) -> None:
     for line in lines:
-        console.print(f"  - {line}", markup=False)
+        console.print(f"  - {line}", markup=False, soft_wrap=True)
 
 
 def show_stage(folder: Path, stage: str, console: Console) -> None:
@@ -105,7 +106,7 @@ def stage_record(folder: Path, stage: str) -> dict[str, Any]:
     if stage == "diagnose":
         findings = json.loads((folder / "diagnosis" / "findings.json").read_text(encoding="utf-8"))
         return {
-            "findings": [f"{f['name']} ({f['severity']}): {f['evidence']}. {f['advice']}" for f in findings] or "none"
+            "findings": [f"{f['name']} ({f['severity']}): {f['evidence']}; {f['advice']}" for f in findings] or "none"
         }
     file = {
         "dataset": "dataset/audit.json",

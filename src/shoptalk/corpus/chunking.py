@@ -5,16 +5,14 @@ Engine within a section: semantic-text-splitter. A passage's title is its headin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from shoptalk.corpus.readers import Document
+from shoptalk.corpus.readers.markdown import Heading, headings
 from shoptalk.records import Passage
 
-_HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*\s*$")
-_FENCE = re.compile(r"^\s*(```|~~~)")
 _TINY_WORDS = 20
 _PATH = " > "
 
@@ -87,30 +85,14 @@ class Chunker:
 
 def _sections(document: Document) -> Iterator[_Section]:
     """Heading path, body and offset of every section; the document's title is the first part of each path."""
-    stack: list[tuple[int, str]] = []
-    lines: list[str] = []
-    offset = start = 0
-    fenced = False
-
-    def section() -> _Section:
-        names = [name for _, name in stack]
-        path = names if names[:1] == [document.title] else [document.title, *names]
-        return _Section(tuple(name for name in path if name), "".join(lines), start)
-
-    for line in document.text.splitlines(keepends=True):
-        if _FENCE.match(line):
-            fenced = not fenced
-        heading = None if fenced else _HEADING.match(line)
+    text, start = document.text, 0
+    stack: list[Heading] = []
+    for heading in (*headings(text), None):
+        body = text[start : heading.start if heading else len(text)]
+        if body.strip():
+            names = [above.name for above in stack]
+            path = names if names[:1] == [document.title] else [document.title, *names]
+            yield _Section(tuple(name for name in path if name), body, start)
         if heading:
-            if "".join(lines).strip():
-                yield section()
-            level = len(heading.group(1))
-            stack = [entry for entry in stack if entry[0] < level] + [
-                (level, re.sub(r"[*_`]+", "", heading.group(2)).strip())
-            ]
-            lines, start = [], offset + len(line)
-        else:
-            lines.append(line)
-        offset += len(line)
-    if "".join(lines).strip():
-        yield section()
+            stack = [above for above in stack if above.level < heading.level] + [heading]
+            start = heading.end

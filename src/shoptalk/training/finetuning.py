@@ -266,7 +266,8 @@ def _keep_best(
     found = dev(best)[METRIC]
     if abs(found - said) > 1e-6:
         raise TrainingFailed(
-            f"{checkpoint}: scored {said:.6f} on dev while training and {found:.6f} after reloading; the checkpoint is not what was trained"
+            f"{checkpoint}: scored {said:.6f} on dev while training and {found:.6f} after reloading; "
+            "the checkpoint is not what was trained"
         )
     best.save_pretrained(str(out), safe_serialization=True, create_model_card=False)
     return found

@@ -76,5 +76,6 @@ class StopOnNonFinite(TrainerCallback):  # type: ignore[misc]  # untyped base cl
                     )
                 )
                 raise TrainingFailed(
-                    f"{name} is {value} at step {state.global_step}; lower train.learning_rate or set model.precision=fp32 (details: {note})"
+                    f"{name} is {value} at step {state.global_step}; lower train.learning_rate or set "
+                    f"model.precision=fp32 (details: {note})"
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import unicodedata
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,19 +47,29 @@ def decode(raw: bytes) -> str:
     Raises Unreadable for bytes that are no text.
     """
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return raw.decode("utf-16", "replace")
-    if b"\x00" in raw[:65_536]:
+        text = raw.decode("utf-16", "replace")
+    elif b"\x00" in raw[:65_536]:
         raise Unreadable("binary data, not text")
+    else:
+        text = _decode_8bit(raw)
+    sample = text[:65_536]
+    broken = sum(
+        1
+        for char in sample
+        if char == "\ufffd" or (unicodedata.category(char) in ("Cc", "Cn", "Co") and char not in "\t\n\r\f")
+    )
+    if broken > 0.05 * len(sample):
+        raise Unreadable("control characters, not text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decode_8bit(raw: bytes) -> str:
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         import charset_normalizer
 
         best = charset_normalizer.from_bytes(raw[:262_144]).best()
         if best is None:
             raise Unreadable("neither UTF-8 nor any encoding that could be recognised") from None
-        text = raw.decode(best.encoding, "replace")
-    control = sum(1 for char in text[:65_536] if ord(char) < 32 and char not in "\t\n\r\f")
-    if control > 0.05 * len(text[:65_536]):
-        raise Unreadable("control characters, not text")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        return raw.decode(best.encoding, "replace")

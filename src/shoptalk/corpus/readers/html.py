@@ -7,7 +7,7 @@ import re
 
 from shoptalk.corpus.readers import Document, Unreadable, decode
 
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
 
 
 def read(raw: bytes, name: str) -> Document:

@@ -1,20 +1,38 @@
-"""Markdown, with the title from its front matter or first heading."""
+"""Markdown, with the title from its front matter or first heading.
+
+The patterns are written so that no text makes them take quadratic time; code keeps its tags, brackets and braces.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import yaml
 
 from shoptalk.corpus.readers import Document, decode
 
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
-_FIRST_HEADING = re.compile(r"^#\s+(.+?)\s*#*\s*$", re.MULTILINE)
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_IMAGE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
-_LINK = re.compile(r"\[([^\]]+)\]\((?:[^()\s]|\([^)]*\))*(?:\s+\"[^\"]*\")?\)")
-_TAG = re.compile(r"</?[a-zA-Z][^>\n]*>")
-_TEMPLATE = re.compile(r"\{[%{].*?[%}]\}|\{:[^}\n]*\}", re.DOTALL)
+_FRONT_MATTER = re.compile(
+    r"\A---[ \t]*\n(?=\s*[\w\"'.-]+[ \t]*:|---)(.*?)^---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE
+)
+_COMMENT = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
+_TARGET = r"\((?:[^()\s]|\([^()\s]{0,200}\))*(?:\s{1,9}\"[^\"]*\")?\)"
+_IMAGE = re.compile(rf"!\[([^\[\]]*)\]{_TARGET}")
+_LINK = re.compile(rf"\[([^\[\]]+)\]{_TARGET}")
+_CODE_OR_MARK = re.compile(r"(`[^`\n]+`)|</?[a-zA-Z][^<>\n]*>|\{[%{](?:(?!\{[%{]).)*?[%}]\}|\{:[^{}\n]*\}", re.DOTALL)
+_FENCE = re.compile(r"^\s*(?:(`{3,})[^`\n]*|(~{3,}).*)$")
+_EMPHASIS = re.compile(r"[*`]+|(?<!\w)_+|_+(?!\w)")
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A line like "## Name", from `start` to `end` in its text."""
+
+    level: int
+    name: str
+    start: int
+    end: int
 
 
 def read(raw: bytes, name: str) -> Document:
@@ -25,15 +43,60 @@ def read(raw: bytes, name: str) -> Document:
     if front:
         text = text[front.end() :]
         title = _title(front.group(1))
-    for pattern, kept in ((_COMMENT, ""), (_TEMPLATE, ""), (_IMAGE, r"\1"), (_LINK, r"\1"), (_TAG, "")):
-        text = pattern.sub(kept, text)
-    heading = _FIRST_HEADING.search(text)
-    return Document(title or (heading.group(1) if heading else name), text)
+    text = "".join(part if is_code else _plain(part) for part, is_code in _parts(_COMMENT.sub("", text)))
+    first = next((heading.name for heading in headings(text) if heading.level == 1), "")
+    return Document(title or first or name, text)
+
+
+def headings(text: str) -> Iterator[Heading]:
+    """The headings of a text in order; a line in a code block is none."""
+    offset = 0
+    for line, is_code in _lines(text):
+        level = len(line) - len(line.lstrip("#"))
+        if not is_code and 1 <= level <= 6 and line[level : level + 1].isspace():
+            name = line.strip().lstrip("#").strip()
+            bare = name.rstrip("#")
+            name = bare if bare[-1:].isspace() or not bare else name  # "# Name #", but not "# C#"
+            name = _EMPHASIS.sub("", name).strip()
+            if name:
+                yield Heading(level, name, offset, offset + len(line))
+        offset += len(line)
+
+
+def _plain(text: str) -> str:
+    text = _CODE_OR_MARK.sub(lambda found: found.group(1) or "", text)  # first: a link's target may hold template marks
+    return _LINK.sub(r"\1", _IMAGE.sub(r"\1", text))
+
+
+def _parts(text: str) -> Iterator[tuple[str, bool]]:
+    """The text in order, in pieces that are code blocks (True) or not."""
+    lines: list[str] = []
+    before = False
+    for line, is_code in _lines(text):
+        if is_code != before:
+            yield "".join(lines), before
+            lines, before = [], is_code
+        lines.append(line)
+    yield "".join(lines), before
+
+
+def _lines(text: str) -> Iterator[tuple[str, bool]]:
+    """Every line with its end, and whether it belongs to a fenced code block."""
+    fence = ""
+    for line in text.splitlines(keepends=True):
+        found = _FENCE.match(line)
+        mark = (found.group(1) or found.group(2)) if found else ""
+        yield line, bool(fence or mark)
+        if not fence:
+            fence = mark
+        elif mark.startswith(fence) and line.strip() == mark:
+            fence = ""
 
 
 def _title(front_matter: str) -> str:
     try:
-        values = yaml.safe_load(front_matter)
-    except yaml.YAMLError:
+        values = yaml.load(front_matter, yaml.BaseLoader)  # texts only: a date that does not exist is no error
+    except (yaml.YAMLError, RecursionError):
         return ""
-    return str(values.get("title") or "").strip() if isinstance(values, dict) else ""
+    title = values.get("title") if isinstance(values, dict) else ""
+    return " ".join(title.split()) if isinstance(title, str) else ""
