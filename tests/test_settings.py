@@ -11,7 +11,7 @@ from shoptalk.settings import (
     make_settings,
     read_settings,
     with_values,
-    write_settings,
+    resolved_yaml,
 )
 
 
@@ -130,7 +130,7 @@ def test_written_settings_read_back_the_same(tmp_path):
     settings = with_values(
         Settings(), ["train.epochs=7", "report.title=Über uns: 100%", "input.columns.query=Frage", "train.threads=2"]
     )
-    write_settings(settings, tmp_path / "shoptalk.yaml")
+    (tmp_path / "shoptalk.yaml").write_text(resolved_yaml(settings), encoding="utf-8")
     assert read_settings(tmp_path / "shoptalk.yaml") == settings
 
 

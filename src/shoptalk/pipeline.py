@@ -17,8 +17,17 @@ from typing import Any
 from shoptalk.errors import InputError, SettingsError, ShoptalkError, SourceError
 from shoptalk.models.finding import find_model
 from shoptalk.progress import reporter
-from shoptalk.settings import Settings, make_settings, read_settings, write_settings
-from shoptalk.workspace import Row, StageContext, Workspace, digest_of, list_files, open_workspace, sha256_of
+from shoptalk.settings import Settings, make_settings, read_settings, resolved_yaml
+from shoptalk.workspace import (
+    Row,
+    StageContext,
+    Workspace,
+    digest_of,
+    list_files,
+    open_workspace,
+    sha256_of,
+    write_atomically,
+)
 
 
 @dataclass(frozen=True)
@@ -116,11 +125,13 @@ def run(
     _known(until, "until")
     if from_stage is not None:
         _known(from_stage, "from")
+    outside = _Outside(resolved)
+    outside.check()
     with open_workspace(folder) as workspace:
         if not replace:
             _refuse_other_source(folder, resolved)
-        write_settings(resolved, folder / "shoptalk.yaml")
-        _walk(workspace, resolved, until, from_stage, confirm)
+        write_atomically(folder / "shoptalk.yaml", resolved_yaml(resolved))
+        _walk(workspace, resolved, outside, until, from_stage, confirm)
         return RunResult(folder, _result(workspace))
 
 
@@ -164,11 +175,11 @@ def _known(stage: str, option: str) -> None:
 def _walk(
     workspace: Workspace,
     settings: Settings,
+    outside: _Outside,
     until: str,
     from_stage: str | None,
     confirm: Callable[[str], bool] | None,
 ) -> None:
-    outside = _Outside(settings)
     if from_stage is not None:
         for name in NAMES[NAMES.index(from_stage) :]:
             workspace.drop(name)
@@ -238,6 +249,16 @@ class _Outside:
         self._settings = settings
         self._known: dict[str, str] = {}
 
+    def check(self) -> None:
+        """Before a run folder is made: the files and the base model are there. Raises SourceError or ModelError."""
+        source = Path(self._settings.input.source)
+        if not source.exists():
+            from shoptalk.corpus.ingest import no_source
+
+            raise SourceError(no_source(source))
+        for name in ("labels", "controls", "base_model"):
+            self.digest(name)
+
     def digest(self, name: str) -> str:
         """The digest of an input by its name in the table. Raises SourceError or ModelError when it is not there."""
         if name not in self._known:
@@ -250,10 +271,6 @@ class _Outside:
             return find_model(self._settings.model.base).sha256
         if name == "source":
             path = Path(chosen.source)
-            if not path.exists():
-                from shoptalk.corpus.ingest import no_source
-
-                raise SourceError(no_source(path))
             return digest_of(list_files(path)) if path.is_dir() else sha256_of(path)
         files = (
             [self._settings.diagnose.controls]

@@ -212,13 +212,10 @@ def with_values(settings: Settings, assignments: Iterable[str]) -> Settings:
     return make_settings(values, where="--set")
 
 
-def write_settings(settings: Settings, path: Path) -> None:
-    """Write the resolved settings as YAML."""
-    path.write_text(
-        "# The settings of this run, resolved. `shoptalk init` writes the same with comments.\n"
-        + yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        encoding="utf-8",
-    )
+def resolved_yaml(settings: Settings) -> str:
+    """The resolved settings as YAML, as they are saved with a run."""
+    values = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return f"# The settings of this run, resolved. `shoptalk init` writes the same with comments.\n{values}"
 
 
 def commented_yaml() -> str:

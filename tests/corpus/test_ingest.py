@@ -97,7 +97,7 @@ def test_links_are_followed_within_the_folder_only_and_the_others_are_listed(doc
     assert skipped == {
         "leaves.md": "a link that leaves the folder",
         "leaves-far.md": "a link that leaves the folder",
-        "folder": "a link to a folder; not followed",
+        "folder": "a link that leaves the folder",
         "loop": "a link to a folder; not followed",
         "gone.md": "a link to nothing",
     }

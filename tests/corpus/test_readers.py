@@ -164,11 +164,20 @@ def test_line_ends_and_byte_order_marks_of_windows(encoding):
     assert markdown(raw) == Document("Über", "# Größe\n\nText.\n")
 
 
-def test_a_file_that_is_not_utf8_is_decoded():
-    text = "Die Prüfung der Anträge für Bürgerinnen und Bürger dauert höchstens fünf Tage. Größere Beträge prüft das Büro."
-    assert decode(text.encode("latin-1")) == text
-    russian = "Заявление на возврат средств подаётся в течение тридцати дней после покупки билета."
-    assert decode(russian.encode("cp1251")) == russian
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Die Prüfung der Anträge für Bürgerinnen und Bürger dauert fünf Tage.", "latin-1"),
+        ("Café crème à la carte, s'il vous plaît. Où est la gare?", "cp1252"),
+        ("The fee is 5 € – “non-refundable” – it’s final.", "cp1252"),
+        ("Příliš žluťoučký kůň úpěl ďábelské ódy.", "cp1250"),
+        ("Заявление на возврат средств подаётся в течение тридцати дней.", "cp1251"),
+        ("払い戻しは購入後三十日以内に申請してください。", "shift_jis"),
+        ("申请退款需要发票，预订酒店需要护照。", "gb18030"),
+    ],
+)
+def test_a_file_that_is_not_utf8_is_decoded(text, encoding):
+    assert decode(text.encode(encoding)) == text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import saved, stage_in, toy_retrieval, toy_settings, toy_similarity, train_toy
 
 from shoptalk.diagnosis import diagnose
 from shoptalk.diagnosis.controls import CONTROL_QUERIES
@@ -15,6 +14,7 @@ from shoptalk.evaluation import compare
 from shoptalk.records import Dataset
 from shoptalk.settings import Settings
 from shoptalk.workspace import StageContext
+from toy import saved, stage_in, toy_retrieval, toy_settings, toy_similarity, train_toy
 
 
 def diagnosed(folder: Path, dataset: Dataset, settings: Settings, model: Path | None = None) -> StageContext:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy import toy_retrieval, toy_similarity
 
 from shoptalk.diagnosis.controls import CONTROL_QUERIES
 from shoptalk.diagnosis.diagnosing import FINDINGS, finder
@@ -15,6 +14,7 @@ from shoptalk.diagnosis.one_sided import control_drift
 from shoptalk.models.encoder import Encoder, load_encoder
 from shoptalk.records import Example, Finding
 from shoptalk.settings import ModelSettings, make_settings
+from toy import toy_retrieval, toy_similarity
 
 DIM = 16
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from toy import toy_retrieval, toy_settings, train_toy
 
 

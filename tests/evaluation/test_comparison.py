@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy import saved, stage_in, toy_retrieval, toy_settings, toy_similarity, train_toy
 
 from shoptalk.beir import read_jsonl
 from shoptalk.evaluation.comparison import (
@@ -28,6 +27,7 @@ from shoptalk.retrieval.metrics import METRICS, PRIMARY, mean, per_query
 from shoptalk.retrieval.trec import read_trec, write_trec
 from shoptalk.settings import EvaluateSettings
 from shoptalk.workspace import StageContext
+from toy import saved, stage_in, toy_retrieval, toy_settings, toy_similarity, train_toy
 
 QUICKLY = EvaluateSettings(resamples=500)
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import saved, sentence_pairs, stage_in, toy_retrieval, toy_settings, toy_similarity
 
 from shoptalk.evaluation.gate import CLOSED, assess, decide
 from shoptalk.records import Dataset, Passage, Query
 from shoptalk.settings import BaselineSettings, Settings
+from toy import saved, sentence_pairs, stage_in, toy_retrieval, toy_settings, toy_similarity
 
 
 def gate_of(score: float, n_pairs: int, origin: str = "human", **values: float) -> Any:

@@ -3,11 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from toy import stage_in, toy_retrieval, toy_settings, train_toy, training_of
-
 from shoptalk.evaluation.selection import select
 from shoptalk.models.finding import find_model
 from shoptalk.workspace import list_files
+from toy import stage_in, toy_retrieval, toy_settings, train_toy, training_of
 
 
 def test_the_best_checkpoint_is_shipped_unchanged_with_its_dev_score(tmp_path: Path, tiny_bert: Path) -> None:

@@ -18,14 +18,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+_NO = ("first-run", "sandbox")
+_OFF = ("gpu", "background-networking", "component-update", "sync")
+ARGUMENTS = [*(f"--no-{name}" for name in _NO), *(f"--disable-{name}" for name in _OFF)]
 CHARTS = ".chart svg.marks"
 
 

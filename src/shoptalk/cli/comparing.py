@@ -41,7 +41,7 @@ def compare(
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("metric")
-    for name in models:
+    for name in (record["base_model"]["name"], *record["deltas"]):  # each system once, however often it was named
         table.add_column(name, justify="right", overflow="fold")
     for metric in record["base"]:
         cells = [f"{record['base'][metric]:.4f}"]
@@ -54,6 +54,6 @@ def compare(
     console = stdout()
     console.print(table)
     if "verdict" in record:
-        console.print(f"\nverdict for {models[1]}: {record['verdict']}", markup=False)
+        console.print(f"\nverdict for {record['model']}: {record['verdict']}", markup=False)
         for reason in record["reasons"]:
             console.print(f"  - {reason}", markup=False)

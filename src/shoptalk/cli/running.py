@@ -42,7 +42,6 @@ STAGE_HELP = {
     "baseline": "Measure the base model and BM25, and say whether tuning is likely to pay (the gate).",
     "negatives": "Build training examples; mine hard negatives if asked to.",
     "train": "Fine-tune the base model; keep the best checkpoint by dev score.",
-    "select": "Pick the model that is shipped: the best checkpoint by dev score.",
     "evaluate": "Compare base and tuned model on the test split, with intervals.",
     "diagnose": "Look for what went wrong: memorised, unchanged, worse, duplicates, one-sided bias.",
     "report": "Write report.html and result.json.",

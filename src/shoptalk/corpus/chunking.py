@@ -46,7 +46,7 @@ class Chunker:
             for offset, text in self._chunks(section.body, room):
                 pieces.append(_Section(section.path, text, section.start + offset))
         return [
-            Passage(f"{source}#{number}", piece.body.strip(), _PATH.join(piece.path), source, piece.start)
+            Passage(f"{source}#{number}", piece.body.strip(), _PATH.join(piece.path), source, _text_start(piece))
             for number, piece in enumerate(self._merge_tiny(pieces), 1)
         ]
 
@@ -81,6 +81,10 @@ class Chunker:
         if self._tokenizer is None:
             return len(text) // 4 + 1
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _text_start(piece: _Section) -> int:
+    return piece.start + len(piece.body) - len(piece.body.lstrip())
 
 
 def _sections(document: Document) -> Iterator[_Section]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -51,6 +52,11 @@ def no_source(source: Path) -> str:
 
 
 def _nothing(source: Path, skipped: list[Rejected]) -> str:
+    if source.is_file():
+        return (
+            f"{source}: holds no passages; its labels name them by id or document, so the source is the folder that has them, "
+            "with this file as --queries"
+        )
     if not skipped:
         return f"{source}: holds no documents; shoptalk reads {', '.join(sorted(READERS))}"
     some = "; ".join(f"{entry.item}: {entry.reason}" for entry in skipped[:5])
@@ -84,6 +90,9 @@ def read_documents(folder: Path, chunker: Chunker, settings: IngestSettings) -> 
         for path in files:
             name = path.relative_to(folder).as_posix()
             try:
+                if problem := _path_problem(path, name, folder):
+                    name = re.sub(r"[\t\n\r\ud800-\udfff]", "?", name)
+                    raise Unreadable(problem)
                 found = _read_one(path, name, chunker, settings)
             except Unreadable as reason:
                 skipped.append(Rejected(name, "unreadable", str(reason)))
@@ -111,12 +120,24 @@ def _read_one(path: Path, name: str, chunker: Chunker, settings: IngestSettings)
     return chunker.split(reader.read(raw, path.stem), name)
 
 
+def _path_problem(path: Path, name: str, folder: Path) -> str:
+    """Why a file is not even opened, or ""."""
+    if re.search(r"[\t\n\r\ud800-\udfff]", name):
+        return "its name holds a tab, a line break or bytes that are not UTF-8; rename it"
+    if path.is_symlink() and not path.exists():
+        return "a link to nothing"
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return "a link that leaves the folder"
+    if path.is_dir():
+        return "a link to a folder; not followed"
+    return "" if path.is_file() else "not a plain file"
+
+
 def _files(folder: Path) -> Iterator[Path]:
-    """Files below a folder in a stable order; hidden ones and links that leave the folder are not followed."""
-    root = folder.resolve()
+    """Files below a folder in a stable order, and links to folders, which are not followed; hidden ones are left out."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent) / name
-            if not name.startswith(".") and path.is_file() and path.resolve().is_relative_to(root):
-                yield path
+        links = [name for name in folders if (Path(parent) / name).is_symlink()]
+        for name in sorted([*names, *links]):
+            if not name.startswith("."):
+                yield Path(parent) / name

@@ -41,17 +41,16 @@ class PassageFinder:
                 return [], f"no passage has the id {label.passage_id!r}"
         within: set[str] | None = None
         if label.document:
-            document = self._document(label.document)
+            document, problem = self._document(label.document)
             if document is None:
                 if not label.positive:
-                    return [], f"no document {label.document!r} among the passages"
+                    return [], problem
             elif label.offset is not None:
                 return [_at(document, label.offset).passage_id], ""
             else:
                 within = {p.passage_id for p in document}
         if label.positive:
-            found = self._quoted(label.positive, within)
-            return found, "" if found else f"no passage holds the text {_short(label.positive)!r}"
+            return self._quoted(label.positive, within)
         if within is not None and len(within) == 1:
             return sorted(within), ""
         return (
@@ -59,20 +58,26 @@ class PassageFinder:
             f"document {label.document!r} has {len(within or ())} passages; say which by offset or by a quote",
         )
 
-    def _document(self, name: str) -> list[Passage] | None:
+    def _document(self, name: str) -> tuple[list[Passage] | None, str]:
+        """The passages of a document by its path or the end of it, or None and the reason."""
         plain = name.strip().removeprefix("./")
         if plain in self._by_document:
-            return self._by_document[plain]
+            return self._by_document[plain], ""
         endings = [found for source, found in self._by_document.items() if source.endswith("/" + plain)]
-        return endings[0] if len(endings) == 1 else None
+        if len(endings) > 1:
+            return None, f"{len(endings)} documents are called {name!r}; say which by more of its path"
+        return (endings[0], "") if endings else (None, f"no document {name!r} among the passages")
 
-    def _quoted(self, quote: str, within: set[str] | None) -> list[str]:
+    def _quoted(self, quote: str, within: set[str] | None) -> tuple[list[str], str]:
         """The passages that hold the quote; else those that share most of its five-word runs (a quote may cross a border)."""
         tokens = words(quote)
         shingles = list(_shingles(tokens))
+        nothing = f"no passage holds the text {_short(quote)!r}"
         if not shingles:
             inside = [i for i in (within or self._tokens) if _contains(self._tokens[i], tokens)]
-            return sorted(inside) if len(inside) <= _MOST_COPIES else []
+            if len(inside) > _MOST_COPIES:
+                return [], f"{len(inside)} passages hold the text {_short(quote)!r}; quote more of it"
+            return sorted(inside), "" if inside else nothing
         shared = Counter(
             passage_id
             for shingle in set(shingles)
@@ -80,13 +85,13 @@ class PassageFinder:
             if within is None or passage_id in within
         )
         if not shared:
-            return []
+            return [], nothing
         best = max(shared.values())
         exact = sorted(i for i, n in shared.items() if n == best and _contains(self._tokens[i], tokens))
         if exact:
-            return exact[:_MOST_COPIES]
+            return exact[:_MOST_COPIES], ""
         covers = best >= _ENOUGH * len(set(shingles))
-        return [min(i for i, n in shared.items() if n == best)] if covers else []
+        return ([min(i for i, n in shared.items() if n == best)], "") if covers else ([], nothing)
 
 
 def _at(document: Sequence[Passage], offset: int) -> Passage:

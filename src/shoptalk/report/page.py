@@ -23,6 +23,7 @@ from shoptalk.report.charts import CONFIG, learning_charts, rank_places, retriev
 from shoptalk.report.examples import won_and_lost
 from shoptalk.report.wording import (
     DECISIONS,
+    MEANINGS,
     answer,
     count,
     item,
@@ -58,6 +59,7 @@ def render(run: Artifacts) -> str:
         answer=answer(run),
         title=run.settings.report.title or run.settings.input.source or "a run",
         metric=SHOWN[run.metric],
+        meaning=MEANINGS[run.metric],
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
         charts_json=Markup(_inline_json({"config": CONFIG, "charts": {c.name: c.spec for c in (*charts[0], *charts[1])}})),
@@ -72,7 +74,6 @@ def render(run: Artifacts) -> str:
         settings=_settings_rows(run),
         version=importlib.metadata.version("shoptalk"),
         decisions=DECISIONS,
-        shown_names=SHOWN,
     )  # fmt: skip
 
 

@@ -21,6 +21,10 @@ _ORIGINS = {
     "llm": "written by a language model",
     "offline": "made from the documents by rules",
 }
+MEANINGS = {
+    "ndcg@10": "nDCG@10 runs from 0 to 1: the higher the right passages stand in the first ten, the nearer to 1.",
+    "spearman": "Spearman is 1 when the model orders all pairs as people do, and 0 when the order is chance.",
+}
 MINUS = "\N{MINUS SIGN}"
 _HYPHEN_MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 

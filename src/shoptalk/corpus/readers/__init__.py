@@ -15,6 +15,13 @@ READERS: dict[str, str] = {
     ".htm": "shoptalk.corpus.readers.html",
 }
 
+# Code pages of DOS, mainframes and the old Macintosh, for which a short Western text of Windows is else taken.
+_EXTINCT = [
+    *(f"cp{n:03}" for n in (37, 273, 424, 437, 500, 720, 737, 775, *range(850, 867), 869, 875, 1006, 1026, 1125, 1140)),
+    *(f"mac_{name}" for name in ("cyrillic", "greek", "iceland", "latin2", "roman", "turkish")),
+    "hp_roman8",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -69,7 +76,8 @@ def _decode_8bit(raw: bytes) -> str:
     except UnicodeDecodeError:
         import charset_normalizer
 
-        best = charset_normalizer.from_bytes(raw[:262_144]).best()
+        found = charset_normalizer.from_bytes(raw[:262_144], cp_exclusion=_EXTINCT)
+        best = next((match for match in found if match.encoding == "cp1252"), found.best())
         if best is None:
             raise Unreadable("neither UTF-8 nor any encoding that could be recognised") from None
         return raw.decode(best.encoding, "replace")

@@ -50,15 +50,18 @@ def generate_queries(passages: Sequence[Passage], kinds: Sequence[str], per_pass
     found: in our experiments they help least (docs/experiments.md: offline-queries).
     """
     drafts = [draft for kind in kinds for draft in generator(kind).generate(passages)]
-    seen = Counter(_plain(draft.text) for draft in drafts)
+    places: dict[str, list[Draft]] = {}
+    for draft in drafts:
+        places.setdefault(_plain(draft.text), []).append(draft)
     made: Counter[str] = Counter()
     kept: list[Draft] = []
-    for draft in drafts:
-        limit = 1 if draft.kind == "key-phrase" else per_passage
-        if seen[_plain(draft.text)] > 1 or any(made[passage_id] >= limit for passage_id in draft.passage_ids):
+    for first, *others in places.values():
+        limit = 1 if first.kind == "key-phrase" else per_passage
+        elsewhere = any(not set(first.passage_ids) & set(other.passage_ids) for other in others)
+        if elsewhere or any(made[passage_id] >= limit for passage_id in first.passage_ids):
             continue
-        made.update(draft.passage_ids)
-        kept.append(draft)
+        made.update(first.passage_ids)
+        kept.append(first)
     return kept
 
 

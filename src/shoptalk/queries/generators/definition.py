@@ -73,6 +73,8 @@ def generate(passages: Sequence[Passage]) -> Iterator[Draft]:
                 break
         for found in _ACRONYM.finditer(passage.text):
             initials = "".join(word[0] for word in found.group("name").split() if word[0].isupper())
-            if found.group("short").upper().startswith(initials[:2].upper()):
+            short = found.group("short").upper()
+            # The name may begin after a capital that is not its own: "The ...", "Ask the ...".
+            if any(short.startswith(initials[i : i + 2]) for i in range(len(initials) - 1)):
                 yield Draft(f"What does {found.group('short')} stand for?", (passage.passage_id,), "definition")
                 break
