@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shoptalk.beir import write_dataset, write_jsonl
 from shoptalk.records import Dataset, Passage, Qrels, Query, ScoredPair
 from shoptalk.settings import Settings, make_settings
@@ -155,6 +157,31 @@ def training_of(stage: StageContext) -> dict[str, Any]:
 def write_pairs(path: Path, rows: Sequence[tuple[str, str]] | None = None) -> Path:
     """A labelled file of query and positive."""
     write_jsonl(path, ({"query": question, "positive": answer} for question, answer in rows or sentence_pairs()))
+    return path
+
+
+def write_scored(path: Path, n: int = 300) -> Path:
+    """A labelled file of scored pairs in which no sentence comes twice, so that every pair is its own group."""
+    rng, size = np.random.default_rng(5), len(ASKED)
+    asks, says = (
+        ("what is the", "where is the", "who can the", "how is a"),
+        ("on the", "for a", "to one", "with your", "in this"),
+    )
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    while len(rows) < n:
+        i, j = rng.choice(size, 2, replace=False)
+        near, score = [((i, j), 1.0), ((i, (j + 4) % size), 0.5), (((i + 5) % size, (j + 4) % size), 0.0)][
+            rng.integers(3)
+        ]
+        pair = (
+            f"{asks[rng.integers(4)]} {ASKED[i]} {ASKED[j]}",
+            f"{says[rng.integers(5)]} {SAID[near[0]]} {SAID[near[1]]}",
+        )
+        if seen.isdisjoint(pair):
+            seen.update(pair)
+            rows.append({"sentence1": pair[0], "sentence2": pair[1], "score": score})
+    write_jsonl(path, rows)
     return path
 
 

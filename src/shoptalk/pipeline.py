@@ -73,7 +73,7 @@ STAGES = (
     ),
     Stage(
         "report", "shoptalk.report:build_report",
-        ("dataset", "baseline", "candidates", "model", "evaluation", "diagnosis"), "report", ("report", "model"),
+        ("dataset", "baseline", "candidates", "model", "evaluation", "diagnosis"), "report", tuple(Settings.model_fields),
     ),
 )  # fmt: skip
 NAMES = tuple(stage.name for stage in STAGES)

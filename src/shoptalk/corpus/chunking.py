@@ -14,6 +14,7 @@ from shoptalk.corpus.readers.markdown import Heading, headings
 from shoptalk.records import Passage
 
 _TINY_WORDS = 20
+_BLOCK_CHARS = 20_000
 _PATH = " > "
 
 
@@ -61,7 +62,11 @@ class Chunker:
             splitter = MarkdownSplitter.from_huggingface_tokenizer(self._tokenizer, room)
         else:
             splitter = MarkdownSplitter(room * 4)
-        return [(int(offset), str(text)) for offset, text in splitter.chunk_indices(body)]
+        return [
+            (block_start + int(offset), str(text))
+            for block_start, block in _blocks(body)
+            for offset, text in splitter.chunk_indices(block)
+        ]
 
     def _merge_tiny(self, pieces: list[_Section]) -> list[_Section]:
         """A piece of a few words joins the next one under the same top heading, keeping its own heading in the text."""
@@ -81,6 +86,20 @@ class Chunker:
         if self._tokenizer is None:
             return len(text) // 4 + 1
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _blocks(body: str) -> Iterator[tuple[int, str]]:
+    """A long body in blocks with their offsets, cut at an empty line, a line end or a space: the splitter's time grows faster
+    than its input.
+    """
+    start = 0
+    while len(body) - start > _BLOCK_CHARS:
+        end = start + _BLOCK_CHARS
+        cuts = (body.rfind(mark, start + _BLOCK_CHARS // 2, end) + len(mark) for mark in ("\n\n", "\n", " "))
+        cut = next((cut for cut in cuts if cut > start + _BLOCK_CHARS // 2), end)
+        yield start, body[start:cut]
+        start = cut
+    yield start, body[start:]
 
 
 def _text_start(piece: _Section) -> int:

@@ -62,12 +62,15 @@ def build_retrieval(
     by_id = {p.passage_id: p for p in kept_passages}
     kept, orphans = check_judgements(judgements, kept_queries, by_id, negatives)
     rejected += more + orphans
+    given = _given_splits(kept)
     judged: Qrels = {}
-    given: dict[str, str] = {}
     for judgement, split in kept:
-        judged.setdefault(judgement.query_id, {})[judgement.passage_id] = judgement.grade
-        if split == "test" or not given.get(judgement.query_id):
-            given[judgement.query_id] = split
+        own = given[judgement.query_id]
+        if own in ("test", "dev") and split != own:
+            where = f"{judgement.query_id} {judgement.passage_id}"
+            rejected.append(Rejected(where, "leak", f"its query is in the given {own} split, which is kept as it is"))
+        else:
+            judged.setdefault(judgement.query_id, {})[judgement.passage_id] = judgement.grade
     relevant = {q: hit for q, found in judged.items() if (hit := {p: g for p, g in found.items() if g > 0})}
     clusters, verified = near_duplicate_clusters(
         {p.passage_id: p.content for p in kept_passages}, settings.dataset.near_duplicate
@@ -105,6 +108,14 @@ def build_retrieval(
         "test_size_note": small_test_note(len(qrels["test"])),
     }
     return dataset, notes, rejected
+
+
+def _given_splits(judgements: list[tuple[Judgement, str]]) -> dict[str, str]:
+    """The split that was given for each query ("" for none); test before dev before train."""
+    found: dict[str, set[str]] = {}
+    for judgement, split in judgements:
+        found.setdefault(judgement.query_id, set()).add(split)
+    return {query: next((s for s in ("test", "dev", "train") if s in splits), "") for query, splits in found.items()}
 
 
 def _thin_out(split: dict[str, str], most: int | None, rng: np.random.Generator) -> None:
@@ -195,10 +206,12 @@ def _cut(passages: list[Passage], cuts: Path) -> list[Passage]:
 
 
 def _without_texts(passage: Passage, texts: list[str]) -> Passage:
-    parts = [part for part in passage.title.split(" > ") if part not in texts]
+    headings = passage.title.split(" > ")
     body = passage.text
     for text in texts:
-        body = body.replace(text, "", 1)
+        if text not in headings:
+            body = body.replace(text, "", 1)
+    parts = [heading for heading in headings if heading not in texts]
     return replace(passage, title=" > ".join(parts), text=body.strip() or passage.text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
@@ -84,28 +85,32 @@ def check_judgements(
 def check_pairs(
     pairs: Iterable[tuple[ScoredPair, str]], settings: DatasetSettings
 ) -> tuple[list[tuple[ScoredPair, str]], list[Rejected]]:
-    """Scored pairs that may stay; the same two texts with clearly different scores contradict each other."""
+    """Scored pairs that may stay; the same two texts with clearly different scores in one split contradict each other.
+
+    Of the same texts in several splits, a given test split keeps its pair, else a given dev split.
+    """
     found = list(pairs)
-    scores = [pair.score for pair, _ in found]
+    scores = [pair.score for pair, _ in found if math.isfinite(pair.score)]
     span = max(scores) - min(scores) if scores else 0.0
-    by_texts: dict[tuple[str, ...], list[float]] = defaultdict(list)
-    for pair, _ in found:
-        by_texts[_pair_key(pair)].append(pair.score)
+    by_texts: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for pair, split in found:
+        by_texts[_pair_key(pair)][split].append(pair.score)
     kept, rejected, seen = [], [], set()
     for pair, split in found:
+        same = by_texts[_pair_key(pair)]
         problem = text_problem(pair.sentence1, settings.max_query_chars) or text_problem(
             pair.sentence2, settings.max_query_chars
         )
-        same = by_texts[_pair_key(pair)]
+        low, high = min(same[split]), max(same[split])
         if problem is not None:
             rejected.append(Rejected(pair.pair_id, *problem))
-        elif span and max(same) - min(same) > _CONTRADICTION * span:
+        elif not math.isfinite(pair.score):
+            rejected.append(Rejected(pair.pair_id, "no-score", f"the score is {pair.score}"))
+        elif split != next((name for name in ("test", "dev") if name in same), split):
+            rejected.append(Rejected(pair.pair_id, "duplicate", "the same texts are in a given test or dev split"))
+        elif span and high - low > _CONTRADICTION * span:
             rejected.append(
-                Rejected(
-                    pair.pair_id,
-                    "contradictory",
-                    f"the same texts have scores from {min(same):g} to {max(same):g}",
-                )
+                Rejected(pair.pair_id, "contradictory", f"the same texts have scores from {low:g} to {high:g}")
             )
         elif _pair_key(pair) in seen:
             rejected.append(Rejected(pair.pair_id, "duplicate", "the same texts came before"))

@@ -68,7 +68,7 @@ def assign_splits(
     n_free = sum(map(len, free.values()))
     want = {
         "test": 0 if fixed["test"] else _test_size(n_free, settings),
-        "dev": 0 if fixed["dev"] else round(n_free * settings.dev_share),
+        "dev": 0 if "dev" in split.values() else round(n_free * settings.dev_share),
     }
     for name in ("test", "dev"):
         order = _fill(name, want[name], order, free, split)

@@ -37,15 +37,16 @@ def judge(
 ) -> Verdict:
     """Apply the rule to a comparison of base and tuned. metric: the one that decides."""
     delta, name = deltas[metric], SHOWN[metric]
+    unit = "test pairs" if metric == "spearman" else "test queries"
     low, high = delta.ci95
-    shown = f"{name} {delta.value:+.3f} (95% interval {low:+.3f} to {high:+.3f}, {n_test} test queries)"
+    shown = f"{name} {delta.value:+.3f} (95% interval {low:+.3f} to {high:+.3f}, {n_test} {unit})"
     caps: list[str] = []
     if test_origin == "offline":
         caps.append(
             "the test queries were made from the documents, not asked by people: the verdict is capped at inconclusive"
         )
     if n_test < evaluate.min_test:
-        caps.append(f"{n_test} test queries: under {evaluate.min_test} the interval is too unsure for a verdict")
+        caps.append(f"{n_test} {unit}: under {evaluate.min_test} the interval is too unsure for a verdict")
     word: Word
     if high < 0:
         word = "do-not-ship"

@@ -7,13 +7,13 @@ cuts.jsonl (text to take out of passages because it became a query) and rejected
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from shoptalk.beir import looks_like_beir, read_passages, read_qrels, read_queries, write_jsonl, write_queries
 from shoptalk.errors import SourceError
-from shoptalk.labelled import LabelledFile, read_labelled
+from shoptalk.labelled import Label, LabelledFile, read_labelled
 from shoptalk.queries.generators import generate_queries
 from shoptalk.queries.mapping import PassageFinder
 from shoptalk.records import Judgement, Passage, Query, Rejected, ScoredPair
@@ -116,13 +116,21 @@ def _from_labels(path: Path, split: str, passages: list[Passage], settings: Sett
         if not found:
             made.rejected.append(Rejected(label.where, "maps-to-nothing", f"{reason} (query {label.query[:60]!r})"))
             continue
-        query_id = label.query_id or text_query_id(label.query)
+        query_id = _query_id(label, made.queries)
         made.queries.setdefault(query_id, Query(query_id, label.query, language=label.language))
         made.judgements += [(Judgement(query_id, passage_id, label.grade), split) for passage_id in found]
         if label.negatives:
             made.negatives.setdefault(query_id, []).extend(label.negatives)
     if len(made.judgements) == before:
         raise SourceError(_nothing_mapped(path, file, made.rejected))
+
+
+def _query_id(label: Label, known: Mapping[str, Query]) -> str:
+    """The label's own query id, unless another file uses it for another question or no qrels file can hold it."""
+    own = label.query_id
+    taken = own in known and known[own].text.split() != label.query.split()
+    unfit = not own or any(mark in own for mark in "\t\n\r")
+    return text_query_id(label.query) if taken or unfit else own
 
 
 def _nothing_mapped(path: Path, file: LabelledFile, rejected: list[Rejected]) -> str:

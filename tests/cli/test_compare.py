@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commandline import Done, call
+
+from toy import toy_retrieval, toy_settings, train_toy, write_beir
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
+    """A folder with a BEIR folder, an untaught and a taught model."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "beir").mkdir()
+    write_beir(folder / "beir", 60)
+    (folder / "untaught").symlink_to(tiny_bert)
+    taught = train_toy(folder / "training", toy_retrieval(), toy_settings(tiny_bert)).out / "best"
+    (folder / "taught").symlink_to(taught)
+    return folder
+
+
+def compare(place: Path, *arguments: str) -> Done:
+    return call("compare", *arguments, "--data", "beir", "--set", "evaluate.resamples=200", cwd=place)
+
+
+def test_a_model_against_itself_differs_by_exactly_nothing_in_valid_json(place: Path) -> None:
+    done = compare(place, "untaught", "untaught", "--json")
+    assert done.code == 0, done.err
+    assert done.out.count("\n") == 1
+    assert {(d["value"], *d["ci95"], d["p"]) for d in done.record["delta"].values()} == {(0, 0, 0, 1)}
+
+
+def test_bm25_is_a_system_like_the_others(place: Path) -> None:
+    record = compare(place, "bm25", "untaught", "taught", "--json").record
+    assert list(record["systems"]) == ["bm25", "untaught", "taught"]
+    assert list(record["deltas"]) == ["untaught", "taught"]
+
+
+def test_people_are_shown_every_system_beside_its_own_numbers(place: Path) -> None:
+    record = compare(place, "untaught", "bm25", "taught", "--json").record
+    done = compare(place, "untaught", "bm25", "taught")
+    heading, first, second = done.out.splitlines()[:3]
+    assert heading.split() == ["metric", "untaught", "bm25", "taught"]
+    assert first.split() == ["nDCG@10", *(f"{found['ndcg@10']:.4f}" for found in record["systems"].values())]
+    assert second.split("[")[0].strip() == f"{record['deltas']['bm25']['ndcg@10']['value']:+.4f}"
+    assert "verdict" not in done.out
+
+
+def test_two_systems_end_with_a_verdict_and_its_reasons(place: Path) -> None:
+    done = compare(place, "untaught", "taught")
+    assert "verdict for taught: ship" in done.out
+    assert done.out.rstrip().splitlines()[-1].startswith("  - ")
+
+
+def test_a_system_named_twice_has_one_column_with_its_own_numbers(place: Path) -> None:
+    done = compare(place, "untaught", "untaught", "taught")
+    assert done.out.splitlines()[0].split() == ["metric", "untaught", "taught"]
+    assert "verdict for taught: ship" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["untaught", "taught", "--data", "beir", "--split", "weekly"], ["weekly.tsv: no such file", "are: test"]),
+        (["untaught", "taught", "--data", "nowhere"], ["nowhere: not a BEIR folder; it needs corpus.jsonl"]),
+        (["untaught", "--data", "beir"], ["name at least two models"]),
+        (["untaught", "./mine", "--data", "beir"], ["./mine: no such folder"]),
+        (["untaught", "taught"], ["Missing option '--data'"]),
+        (["untaught", "taught", "--data", "beir", "--set", "evaluate.depth=1"], ["evaluate.depth is 1"]),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(place: Path, arguments: list[str], words: list[str]) -> None:
+    done = call("compare", *arguments, cwd=place)
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in done.err
