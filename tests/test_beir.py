@@ -100,7 +100,9 @@ def test_passages_keep_their_place_and_beirs_fields_are_enough(tmp_path):
     assert first.keys() == {"_id", "title", "text", "metadata"}
 
 
-@pytest.mark.parametrize("metadata", ["null", '"text"', "[1]", "3", "{}", '{"start": "x"}', '{"start": null}', '{"start": 1e999}'])
+@pytest.mark.parametrize(
+    "metadata", ["null", '"text"', "[1]", "3", "{}", '{"start": "x"}', '{"start": null}', '{"start": 1e999}']
+)
 def test_other_peoples_metadata_is_no_reason_to_fail(write, metadata):
     row = f'{{"_id": 7, "title": null, "text": "x", "metadata": {metadata}}}'
     assert read_passages(write(row)) == [Passage("7", "x")]
@@ -154,7 +156,9 @@ def test_judgements_in_the_forms_that_people_have(write, text):
     assert read_qrels(write(text, "test.tsv")) == {"q1": {"p1": 1, "p2": 0}, "q2": {"p1": 3}}
 
 
-@pytest.mark.parametrize("line", ["q1 p1 1", "q1\tp1", "q1\tp1\tyes", "q1\tp1\t0.5", "q1\tp1\tnan", "q1\tp1\tinf", "a\tb\tc\td\te"])
+@pytest.mark.parametrize(
+    "line", ["q1 p1 1", "q1\tp1", "q1\tp1\tyes", "q1\tp1\t0.5", "q1\tp1\tnan", "q1\tp1\tinf", "a\tb\tc\td\te"]
+)
 def test_a_line_that_is_no_judgement_is_named(write, line):
     with pytest.raises(SourceError, match=r"test\.tsv, line 3: expected query-id, corpus-id and a whole-number score"):
         read_qrels(write(f"query-id\tcorpus-id\tscore\nq0\tp0\t1\n{line}\n", "test.tsv"))

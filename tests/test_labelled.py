@@ -51,7 +51,9 @@ def test_every_name_of_a_positive_is_recognised(read, alias):
         assert read(table({"query": "q?", name: "by invoice"})).labels[0].positive == "by invoice"
 
 
-@pytest.mark.parametrize("alias", [*_ALIASES["negative"], "negative_1", "hard_negative_3", "neg2", "hard_neg_1", "Negative 7"])
+@pytest.mark.parametrize(
+    "alias", [*_ALIASES["negative"], "negative_1", "hard_negative_3", "neg2", "hard_neg_1", "Negative 7"]
+)
 def test_every_name_of_a_negative_is_recognised(read, alias):
     assert read(table({**PAIR, alias: "by bus"})).labels[0].negatives == ("by bus",)
 
@@ -96,7 +98,9 @@ def test_a_grade_of_zero_says_that_it_is_no_answer(read, alias):
 
 
 def test_negatives_in_several_columns_and_in_a_list_come_together_once(read):
-    rows = '{"anchor": "q?", "positive": "yes", "negative_1": "no", "negative_2": ["no", "never"], "neg": {"text": "not"}}'
+    rows = (
+        '{"anchor": "q?", "positive": "yes", "negative_1": "no", "negative_2": ["no", "never"], "neg": {"text": "not"}}'
+    )
     assert read(rows, ".jsonl").labels[0].negatives == ("no", "never", "not")
 
 
@@ -229,7 +233,9 @@ def test_a_wrong_column_name_is_explained(read, columns, message):
 
 @pytest.mark.parametrize("score", ["nan", "inf", "-Infinity", "high", "", "1,5"])
 def test_a_score_that_is_no_finite_number_is_rejected_with_its_text(read, score):
-    found = read(table({"sentence1": "a", "sentence2": "b", "score": 1}, {"sentence1": "c", "sentence2": "d", "score": score}))
+    found = read(
+        table({"sentence1": "a", "sentence2": "b", "score": 1}, {"sentence1": "c", "sentence2": "d", "score": score})
+    )
     assert found.shape == "scored"
     assert [pair.sentence1 for pair in found.scored] == ["a"]
     (entry,) = found.rejected
@@ -249,7 +255,11 @@ def test_the_nan_of_json_is_no_score_either(read):
         ({"query": " ", "positive": "yes"}, "empty", "the query is empty"),
         ({"query": "q?", "positive": ""}, "empty", "nothing says which passage answers"),
         ({"query": "Same  Text", "positive": "same text"}, "copy", "the positive is the query itself"),
-        ({"query": "q?", "positive": "yes", "negative": "yes"}, "contradictory", "the same text is positive and negative"),
+        (
+            {"query": "q?", "positive": "yes", "negative": "yes"},
+            "contradictory",
+            "the same text is positive and negative",
+        ),
         ({"query": "q?", "positive": "yes", "grade": "nan"}, "not-relevant", "grade 'nan' does not say"),
         ({"query": "q?", "positive": "yes", "grade": "-1"}, "not-relevant", "grade '-1' does not say"),
     ],
@@ -263,7 +273,9 @@ def test_a_row_that_cannot_be_used_is_rejected_with_the_reason(read, row, check,
 
 
 def test_a_file_without_a_usable_row_says_why_the_first_is_not(read):
-    with pytest.raises(SourceError, match=r"none of its 2 rows can be used; the first: labels\.csv:2: the query is empty"):
+    with pytest.raises(
+        SourceError, match=r"none of its 2 rows can be used; the first: labels\.csv:2: the query is empty"
+    ):
         read("query,positive\n,yes\n,aye\n")
     with pytest.raises(SourceError, match=r"none of its 1 rows can be used; .* score 'x' is not a finite number"):
         read("s1,s2,score\na,b,x\n")

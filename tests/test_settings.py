@@ -10,8 +10,8 @@ from shoptalk.settings import (
     commented_yaml,
     make_settings,
     read_settings,
-    with_values,
     resolved_yaml,
+    with_values,
 )
 
 

@@ -51,7 +51,7 @@ def compare_models(
         "deltas": as_json,
         "dataset": {"passages": len(dataset.passages), "queries": {split: len(base.per_query)}, "name": folder.name},
         "findings": [],
-        "base_model": {"name": names[0], "sha256": "" if names[0] == "bm25" else find_model(names[0]).sha256},
+        "base_model": {"name": names[0], "sha256": "" if names[0] == "bm25" else find_model(names[0]).weights_sha256},
     }
     if len(names) == 2:
         other = names[1]

@@ -83,7 +83,9 @@ def test_no_passage_is_longer_than_the_limit_in_the_models_own_tokens(tokenizer_
     tokenizer.no_truncation()
     tokenizer.no_padding()
     words = " ".join(f"Donaudampfschifffahrtsgesellschaft{i} 退款政策 naïve" for i in range(150))
-    text = f"# Travel and booking\n\n{LONG * 20}\n\n## Hotels\n\n{words}\n\n```\n{'x = 1; ' * 300}\n```\n\n" + "y" * 3_000
+    text = (
+        f"# Travel and booking\n\n{LONG * 20}\n\n## Hotels\n\n{words}\n\n```\n{'x = 1; ' * 300}\n```\n\n" + "y" * 3_000
+    )
     passages = chunk(text, max_tokens=max_tokens, tokenizer_file=tokenizer_file)
     counts = [len(tokenizer.encode(p.content, add_special_tokens=False).ids) for p in passages]
     assert max(counts) <= max_tokens

@@ -66,7 +66,9 @@ def test_every_file_is_accounted_for(docs):
 
 
 def test_a_file_that_is_not_utf8_is_read(docs):
-    (docs / "old.txt").write_bytes(("Die Prüfung der Anträge für Bürgerinnen und Bürger dauert fünf Tage. " * 3).encode("latin-1"))
+    (docs / "old.txt").write_bytes(
+        ("Die Prüfung der Anträge für Bürgerinnen und Bürger dauert fünf Tage. " * 3).encode("latin-1")
+    )
     passages, _ = read(docs)
     assert "Prüfung der Anträge" in passages[1].text
 
@@ -207,5 +209,7 @@ def test_a_folder_without_a_readable_document_lists_the_first_reasons(tmp_path, 
     (tmp_path / "docs").mkdir()
     for number in range(7):
         (tmp_path / f"docs/{number}.pptx").write_bytes(b"PK")
-    with pytest.raises(SourceError, match=r"none of its 7 files could be read: 0\.pptx: no reader for \.pptx; .*; and 2 more"):
+    with pytest.raises(
+        SourceError, match=r"none of its 7 files could be read: 0\.pptx: no reader for \.pptx; .*; and 2 more"
+    ):
         ingest(make_stage({"input": {"source": str(tmp_path / "docs")}}))

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoptalk.beir import read_dataset, read_jsonl, read_passages, write_dataset, write_jsonl, write_passages, write_queries
+from shoptalk.beir import (
+    read_dataset,
+    read_jsonl,
+    read_passages,
+    write_dataset,
+    write_jsonl,
+    write_passages,
+    write_queries,
+)
 from shoptalk.dataset import build_dataset
 from shoptalk.dataset.building import build_retrieval, build_similarity, small_test_note
 from shoptalk.errors import SourceError
@@ -97,7 +105,12 @@ def test_a_given_dev_split_is_kept():
 
 
 def test_grades_and_judged_zeros_stay_and_a_query_without_an_answer_goes():
-    judgements = [*one_each(60), (Judgement("q0", "p5", 3), ""), (Judgement("q0", "p6", 0), ""), (Judgement("none", "p6", 0), "")]
+    judgements = [
+        *one_each(60),
+        (Judgement("q0", "p5", 3), ""),
+        (Judgement("q0", "p6", 0), ""),
+        (Judgement("none", "p6", 0), ""),
+    ]
     dataset, _, _ = build(corpus(60), asked(60) | {"none": Query("none", "nothing")}, judgements)
     everything = {q: found for split in SPLITS for q, found in dataset.qrels[split].items()}
     assert everything["q0"] == {"p0": 1, "p5": 3, "p6": 0}
@@ -108,13 +121,15 @@ def test_grades_and_judged_zeros_stay_and_a_query_without_an_answer_goes():
 def test_negatives_are_kept_once_and_for_training_queries_only():
     negatives = {f"q{i}": ["no", "never", "no"] for i in range(60)}
     dataset, _, _ = build(corpus(60), asked(60), one_each(60), negatives)
-    assert dataset.negatives == {query: ("no", "never") for query in dataset.qrels["train"]}
+    assert dataset.negatives == dict.fromkeys(dataset.qrels["train"], ("no", "never"))
 
 
 def test_what_fails_a_check_is_rejected_with_everything_that_hangs_on_it():
     passages = [*corpus(60), Passage("bad", "???")]
     queries = asked(60) | {"bad": Query("bad", "")}
-    dataset, _, rejected = build(passages, queries, [*one_each(60), (Judgement("q0", "bad"), ""), (Judgement("bad", "p1"), "")])
+    dataset, _, rejected = build(
+        passages, queries, [*one_each(60), (Judgement("q0", "bad"), ""), (Judgement("bad", "p1"), "")]
+    )
     assert [(entry.item, entry.check) for entry in rejected] == [
         ("bad", "non-text"), ("bad", "empty"), ("q0 bad", "orphan"), ("bad p1", "orphan"),
     ]  # fmt: skip
@@ -133,7 +148,9 @@ def test_the_origin_of_a_split_is_its_least_trustworthy():
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_too_few_queries_for_three_splits_say_what_is_missing(n):
-    with pytest.raises(SourceError, match=r"docs: no .*queries are left after the checks \(train \d, dev \d, test \d\)"):
+    with pytest.raises(
+        SourceError, match=r"docs: no .*queries are left after the checks \(train \d, dev \d, test \d\)"
+    ):
         build(corpus(n), asked(n), one_each(n))
 
 
@@ -224,7 +241,10 @@ def test_the_stage_writes_dataset_audit_and_rejections(make_stage, artifacts):
 
 
 def test_the_stage_builds_pairs_where_there_are_pairs(make_stage, artifacts):
-    rows = [{"pair_id": p.pair_id, "sentence1": p.sentence1, "sentence2": p.sentence2, "score": p.score, "split": ""} for p, _ in scored(40)]
+    rows = [
+        {"pair_id": p.pair_id, "sentence1": p.sentence1, "sentence2": p.sentence2, "score": p.score, "split": ""}
+        for p, _ in scored(40)
+    ]
     write_jsonl(artifacts["queries"] / "pairs.jsonl", rows)
     stage = make_stage(None, **artifacts)
     build_dataset(stage)
@@ -243,7 +263,9 @@ def test_the_stage_builds_pairs_where_there_are_pairs(make_stage, artifacts):
     ],
 )
 def test_text_that_became_a_query_is_cut_out_of_its_passage(make_stage, artifacts, title, text, cut, expected):
-    write_passages(artifacts["passages"] / "corpus.jsonl", [*corpus(40), Passage("cut", text, title), Passage("not", text, title)])
+    write_passages(
+        artifacts["passages"] / "corpus.jsonl", [*corpus(40), Passage("cut", text, title), Passage("not", text, title)]
+    )
     write_jsonl(artifacts["queries"] / "cuts.jsonl", [{"passage_id": "cut", "text": cut}])
     stage = make_stage(None, **artifacts)
     build_dataset(stage)

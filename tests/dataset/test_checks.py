@@ -24,14 +24,18 @@ def test_a_text_that_may_not_stay_has_a_check_and_a_reason(text, check, reason):
     assert text_problem(text, 100) == (check, reason)
 
 
-@pytest.mark.parametrize("text", ["x", "7", "退款", "दिन", "\u0e01\u0e34", "a\tb\nc\r\n\f", "😀 ok", "x" * 100, "a" * 20 + "\ufffd"])
+@pytest.mark.parametrize(
+    "text", ["x", "7", "退款", "दिन", "\u0e01\u0e34", "a\tb\nc\r\n\f", "😀 ok", "x" * 100, "a" * 20 + "\ufffd"]
+)
 def test_a_text_that_may_stay(text):
     assert text_problem(text, 100) is None
 
 
 def test_passages_and_queries_are_kept_or_rejected_by_their_own_limits():
     settings = DatasetSettings(max_query_chars=10, max_passage_chars=100)
-    kept, rejected = check_passages([Passage("a", "text"), Passage("b", ""), Passage("c", "", "only a title"), Passage("d", "x" * 101)], settings)
+    kept, rejected = check_passages(
+        [Passage("a", "text"), Passage("b", ""), Passage("c", "", "only a title"), Passage("d", "x" * 101)], settings
+    )
     assert [p.passage_id for p in kept] == ["a", "c"]
     assert [(entry.item, entry.check) for entry in rejected] == [("b", "empty"), ("d", "over-long")]
 
@@ -93,7 +97,11 @@ def test_a_given_test_split_keeps_its_pairs_whatever_the_training_file_says():
     scale = pair("low", "scale low", "x", 0.0), pair("high", "scale high", "x", 5.0)
     train = pair("same", "one", "two", 4.0), pair("other", "three", "four", 0.0)
     dev = (pair("dev", "five", "six", 2.0, "dev"),)
-    test = pair("t1", "two", "one", 4.0, "test"), pair("t2", "three", "four", 5.0, "test"), pair("t3", "five", "six", 2.0, "test")
+    test = (
+        pair("t1", "two", "one", 4.0, "test"),
+        pair("t2", "three", "four", 5.0, "test"),
+        pair("t3", "five", "six", 2.0, "test"),
+    )
     kept, rejected = check_pairs([*scale, *train, *dev, *test], SETTINGS)
     assert [p.pair_id for p, _ in kept] == ["low", "high", "t1", "t2", "t3"]
     assert [(entry.item, entry.check) for entry in rejected] == [

@@ -74,7 +74,9 @@ def test_texts_shorter_than_three_words():
 
 def test_texts_in_scripts_without_spaces():
     long = "申请退款需要提供购买发票和护照复印件，并在三十天之内提交到办公室。"
-    assert together(0.8, a=long, b=long.replace("。", "！"), c=long.replace("办公室", "售票处"), d="预订酒店需要护照") == [{"a", "b", "c"}]
+    assert together(
+        0.8, a=long, b=long.replace("。", "！"), c=long.replace("办公室", "售票处"), d="预订酒店需要护照"
+    ) == [{"a", "b", "c"}]
 
 
 def test_texts_that_differ_in_vowel_signs_only_are_not_the_same():
@@ -92,7 +94,7 @@ def test_no_texts():
 
 def test_exact_copies_are_not_counted_as_verified_pairs():
     text = " ".join(numbered(30))
-    clusters, verified = near_duplicate_clusters({name: text for name in "abcd"}, 0.8)
+    clusters, verified = near_duplicate_clusters(dict.fromkeys("abcd", text), 0.8)
     assert (set(clusters.values()), verified) == ({"a"}, 0)
 
 

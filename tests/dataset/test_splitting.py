@@ -73,7 +73,11 @@ def test_a_given_test_split_is_kept_and_what_leaks_into_it_is_dropped_with_the_r
     given = {f"q{i}": "test" for i in range(40)} | {"leak2": "train", "leak3": "dev"}
     found = assign(groups, given)
     assert {item for item, split in found.split.items() if split == "test"} == {f"q{i}" for i in range(40)}
-    assert [(entry.item, entry.check) for entry in found.dropped] == [("leak1", "leak"), ("leak2", "leak"), ("leak3", "leak")]
+    assert [(entry.item, entry.check) for entry in found.dropped] == [
+        ("leak1", "leak"),
+        ("leak2", "leak"),
+        ("leak3", "leak"),
+    ]
     assert "the given test split" in found.dropped[0].reason
     assert not found.split.keys() & {"leak1", "leak2", "leak3"}
     assert sizes(found)["dev"] == pytest.approx(0.15 * 60, abs=1)

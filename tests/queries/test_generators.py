@@ -21,9 +21,13 @@ def drafts(kind: str, *pairs: tuple[str, str]) -> list[Draft]:
 
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_every_generator_of_the_table_makes_drafts_of_its_kind(kind):
-    text = f"Claims\n\nWhat is a travel claim?\nA Travel Claim is a request for money that was spent on a journey. {BODY} "
+    text = (
+        f"Claims\n\nWhat is a travel claim?\nA Travel Claim is a request for money that was spent on a journey. {BODY} "
+    )
     text += "A travel claim needs receipts. Every travel claim is checked."
-    found = drafts(kind, ("Guide > Claims > How do I claim my expenses?", text), ("Guide > Sending the form", BODY), ("", "x"))
+    found = drafts(
+        kind, ("Guide > Claims > How do I claim my expenses?", text), ("Guide > Sending the form", BODY), ("", "x")
+    )
     assert generator(kind) is import_module(GENERATORS[kind])
     assert found
     assert {draft.kind for draft in found} == {kind}
@@ -31,7 +35,10 @@ def test_every_generator_of_the_table_makes_drafts_of_its_kind(kind):
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
-@pytest.mark.parametrize("text", ["", "word", "?" * 5_000, "A " * 5_000, "Aa " * 5_000 + "(AB)", "**" * 5_000, "返金には領収書が必要です。" * 50])
+@pytest.mark.parametrize(
+    "text",
+    ["", "word", "?" * 5_000, "A " * 5_000, "Aa " * 5_000 + "(AB)", "**" * 5_000, "返金には領収書が必要です。" * 50],
+)
 def test_strange_texts_make_no_error(kind, text):
     drafts(kind, (text[:200], text), ("", ""))
 
@@ -43,12 +50,17 @@ def test_a_question_heading_is_answered_by_every_passage_under_it():
     ]
 
 
-@pytest.mark.parametrize("line", ["How do I pay?", "**How do I pay?**", "Q: How do I pay?", "- How do I pay?", "> **Question: How do I pay?**"])
+@pytest.mark.parametrize(
+    "line",
+    ["How do I pay?", "**How do I pay?**", "Q: How do I pay?", "- How do I pay?", "> **Question: How do I pay?**"],
+)
 def test_a_question_line_is_answered_by_what_follows(line):
     assert drafts("faq", ("", f"Before.\n{line}\n{BODY}")) == [Draft("How do I pay?", ("p1",), "faq", "How do I pay?")]
 
 
-@pytest.mark.parametrize("text", [f"{BODY}\nHow do I pay?", f"Why not?\n{BODY}", f"Is it so? Yes. {BODY}", "How do I pay?\nBy mail."])
+@pytest.mark.parametrize(
+    "text", [f"{BODY}\nHow do I pay?", f"Why not?\n{BODY}", f"Is it so? Yes. {BODY}", "How do I pay?\nBy mail."]
+)
 def test_a_question_without_an_answer_below_is_none(text):
     assert drafts("faq", ("", text)) == []
 
@@ -60,7 +72,9 @@ def test_a_heading_is_a_query_and_a_short_one_gets_its_document_as_context():
     ]
 
 
-@pytest.mark.parametrize("title", ["Guide > Overview", "Guide > FAQ", "Guide", "Guide > How do I pay?", "Guide > " + "word " * 15, ""])
+@pytest.mark.parametrize(
+    "title", ["Guide > Overview", "Guide > FAQ", "Guide", "Guide > How do I pay?", "Guide > " + "word " * 15, ""]
+)
 def test_a_heading_that_says_nothing_is_no_query(title):
     assert drafts("heading", (title, BODY)) == []
 
@@ -75,7 +89,10 @@ def test_a_heading_over_very_many_passages_is_too_wide():
 
 
 def test_the_same_heading_in_two_documents_is_two_places():
-    found = [Passage("a", BODY, "Guide > Booking a hotel", "a.md"), Passage("b", BODY, "Guide > Booking a hotel", "b.md")]
+    found = [
+        Passage("a", BODY, "Guide > Booking a hotel", "a.md"),
+        Passage("b", BODY, "Guide > Booking a hotel", "b.md"),
+    ]
     assert [draft.passage_ids for draft in generator("heading").generate(found)] == [("a",), ("b",)]
 
 

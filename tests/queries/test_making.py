@@ -96,7 +96,8 @@ def test_a_label_that_maps_to_nothing_is_listed_with_its_query_and_reason(made, 
 def test_labels_of_which_none_maps_are_an_error_that_shows_the_first(made, tmp_path, write_rows):
     labels = write_rows("labels.jsonl", [{"query": f"q{i}", "passage_id": f"gone{i}"} for i in range(3)])
     with pytest.raises(
-        SourceError, match=r"none of its 3 labels maps to a passage; the first: labels\.jsonl:1: no passage has the id 'gone0'"
+        SourceError,
+        match=r"none of its 3 labels maps to a passage; the first: labels\.jsonl:1: no passage has the id 'gone0'",
     ):
         made(source=tmp_path, queries=labels)
 
@@ -203,7 +204,9 @@ def test_a_beir_folder_keeps_its_splits_and_the_grades_of_the_test(made, beir):
 
 def test_judgements_of_what_does_not_exist_are_an_error_unless_dropped(made, beir):
     write_qrels(beir / "qrels/dev.tsv", {"q2": {"gone": 1, "guide.md#1": 1}, "q9": {"guide.md#1": 1}})
-    with pytest.raises(SourceError, match=r"2 judgements name what does not exist; the first: qrels/dev\.tsv: q2 gone: corpus"):
+    with pytest.raises(
+        SourceError, match=r"2 judgements name what does not exist; the first: qrels/dev\.tsv: q2 gone: corpus"
+    ):
         made(source=beir)
 
     rows = made(source=beir, dangling="drop")

@@ -95,7 +95,10 @@ def test_a_quote_that_crosses_a_border_maps_to_the_passage_with_most_of_it():
 
 
 def test_a_quote_of_which_less_than_half_is_there_maps_to_nothing(finder):
-    quote = "Tickets can be returned within thirty days " + "but only by the member who bought them at the counter in person"
+    quote = (
+        "Tickets can be returned within thirty days "
+        + "but only by the member who bought them at the counter in person"
+    )
     found, reason = finder.find(label(positive=quote))
     assert found == []
     assert reason.startswith("no passage holds the text 'Tickets can be returned")

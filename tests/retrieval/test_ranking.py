@@ -20,7 +20,9 @@ def test_ranks_the_whole_corpus_by_content_for_the_named_queries_only(hash_encod
 
 def test_queries_and_passages_are_encoded_each_in_their_way(make_encoder):
     passages = {"p": Passage("p", "text")}
-    ranking = rank(make_encoder(query_prompt="query: "), Dataset("retrieval", passages, {"q": Query("q", "text")}), ["q"], 1)
+    ranking = rank(
+        make_encoder(query_prompt="query: "), Dataset("retrieval", passages, {"q": Query("q", "text")}), ["q"], 1
+    )
     assert ranking["q"][0][1] < 0.99
 
 

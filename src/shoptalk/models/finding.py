@@ -34,6 +34,13 @@ class FoundModel:
     config: dict[str, Any]
 
     @property
+    def weights_sha256(self) -> str:
+        """The digest of the weights alone: that of the one .safetensors file, as `sha256sum` prints it, or over the shards."""
+        files = sorted(file for file in self.path.rglob("*.safetensors") if file.is_file())
+        digests = [_sha256(file, *_stamp(file)) for file in files]
+        return digests[0] if len(digests) == 1 else digest_of(digests)
+
+    @property
     def model_type(self) -> str:
         """The architecture as transformers names it ("bert", "gemma3_text", ...); "" for a model without transformer."""
         return str(self.config.get("model_type", ""))
@@ -43,16 +50,29 @@ def find_model(name: str) -> FoundModel:
     """The folder of a model, downloaded if it is a Hub id. Raises ModelError or MissingPart, saying what to do."""
     if name.startswith("builtin:"):
         path = _builtin(name)
-    elif (local := Path(name).expanduser()).exists():
+    elif (local := _local(name)) is not None:
         path = local
     elif name.startswith((".", "/", "~")) or name.count("/") != 1 or " " in name:
-        raise ModelError(f"{name}: no such folder, and not a Hub id (owner/name); {BUILTIN_MODEL} needs no network")
+        raise ModelError(_no_model(name))
     else:
         path = _download(name)
     config = verify_folder(path)
     read = sorted(file for file in path.rglob("*") if file.suffix in _READ and file.is_file())
     digests = {file.relative_to(path).as_posix(): _sha256(file, *_stamp(file)) for file in read}
     return FoundModel(name, path, digest_of(digests), config)
+
+
+def _local(name: str) -> Path | None:
+    """The file or folder of that name, if there is one."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.exists() else None
+    except (OSError, RuntimeError):  # a name that is too long, the home of nobody
+        return None
+
+
+def _no_model(name: str) -> str:
+    return f"{name or 'model.base'}: no such folder, and not a Hub id (owner/name); {BUILTIN_MODEL} needs no network"
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -86,6 +106,7 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
@@ -100,6 +121,8 @@ def _download(name: str) -> Path:
         raise ModelError(
             f"{name}: no such folder here and no such model on the Hub (private ones need HF_TOKEN)"
         ) from None
+    except HFValidationError:
+        raise ModelError(_no_model(name)) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise ModelError(
@@ -124,7 +147,7 @@ def verify_folder(path: Path) -> dict[str, Any]:
             raise ModelError(f"{file}: asks for custom code (auto_map); shoptalk never runs a model's own code")
         if file.name == "modules.json":
             _verify_modules(file, content)
-    _verify_weights(path)
+    _verify_weights(path, configs.get(path / "modules.json") or [{}])
     transformer = configs.get(path / "config.json") or next(
         (c for f, c in configs.items() if isinstance(c, dict) and "model_type" in c), {}
     )
@@ -141,21 +164,22 @@ def _verify_modules(file: Path, modules: Any) -> None:
             )
 
 
-def _verify_weights(path: Path) -> None:
-    files = [file for file in path.rglob("*") if file.is_file()]
-    if any(file.suffix == ".safetensors" for file in files):
-        return
-    pickles = [file.relative_to(path).as_posix() for file in files if file.suffix in _PICKLES]
-    if pickles:
-        raise ModelError(
-            f"{path}: weights only as pickle ({', '.join(sorted(pickles)[:3])}), which can run code when loaded. Convert it to "
-            "safetensors once, in a sandbox: SentenceTransformer(path).save_pretrained(new, safe_serialization=True)"
-        )
-    raise ModelError(f"{path}: holds no .safetensors weights")
+def _verify_weights(path: Path, modules: list[dict[str, Any]]) -> None:
+    """Refuse a folder, or a folder of one of its modules, whose weights are only a pickle."""
+    for folder in dict.fromkeys(path / str(module.get("path", "")) for module in modules):
+        files = [file for file in folder.glob("*") if file.is_file()]
+        pickles = sorted(file.relative_to(path).as_posix() for file in files if file.suffix in _PICKLES)
+        if pickles and not any(file.suffix == ".safetensors" for file in files):
+            raise ModelError(
+                f"{path}: weights only as pickle ({', '.join(pickles[:3])}), which can run code when loaded. Convert it to "
+                "safetensors once, in a sandbox: SentenceTransformer(path).save_pretrained(new, safe_serialization=True)"
+            )
+    if not any(path.rglob("*.safetensors")):
+        raise ModelError(f"{path}: holds no .safetensors weights")
 
 
 def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file}: not readable as JSON: {error}") from None

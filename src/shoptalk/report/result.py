@@ -39,7 +39,7 @@ def make_result(run: Artifacts) -> dict[str, Any]:
         "model": MODEL,
         "base_model": {
             "name": run.settings.model.base,
-            "sha256": find_model(run.settings.model.base).sha256,
+            "sha256": find_model(run.settings.model.base).weights_sha256,
         },
         "version": importlib.metadata.version("shoptalk"),
     }
