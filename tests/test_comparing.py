@@ -29,7 +29,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> str:
 
 
 def quick(**evaluate: Any) -> Settings:
-    return make_settings({"model": {"precision": "fp32"}, "evaluate": {"resamples": 200, **evaluate}})
+    return make_settings({"model": {"precision": "fp32", "device": "cpu"}, "evaluate": {"resamples": 200, **evaluate}})
 
 
 def compared(*models: object, data: Path, split: str = "test", **evaluate: Any) -> dict[str, Any]:

@@ -86,14 +86,14 @@ class GateClosed(ShoptalkError):
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run stands: its folder and, once `report` has run, what `result.json` says."""
+    """Where a run stands: its folder and, when it was walked to its end, what `result.json` says."""
 
     folder: Path
     result: Mapping[str, Any] | None
 
     @property
     def verdict(self) -> str | None:
-        """ship, do-not-ship or inconclusive; None before the report."""
+        """ship, do-not-ship or inconclusive; None for a run that stopped before the report."""
         return None if self.result is None else str(self.result["verdict"])
 
 
@@ -132,7 +132,7 @@ def run(
             _refuse_other_source(folder, resolved)
         write_atomically(folder / "shoptalk.yaml", resolved_yaml(resolved))
         _walk(workspace, resolved, outside, until, from_stage, confirm)
-        return RunResult(folder, _result(workspace))
+        return RunResult(folder, _result(workspace) if until == NAMES[-1] else None)
 
 
 def resolve_settings(

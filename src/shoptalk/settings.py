@@ -138,7 +138,7 @@ class DiagnoseSettings(_Section):
         0.999, description="mean cosine of base to tuned embeddings above which nothing happened"
     )
     zero_loss: float = Field(0.01, ge=0, description="mean training loss at the end under which the data was memorised")
-    bias_drift: float = Field(0.05, gt=0, description="drift of control queries to the domain, in cosine")
+    bias_drift: float = Field(0.03, gt=0, description="drift of control queries to the domain, in cosine")
     duplicate_share: float = Field(0.2, gt=0, le=1)
 
 

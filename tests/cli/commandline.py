@@ -22,6 +22,7 @@ QUICK_SET = [
     "train.hidden_dropout=0",
     "train.threads=1",
     "model.precision=fp32",
+    "model.device=cpu",
     "evaluate.resamples=200",
 ]
 

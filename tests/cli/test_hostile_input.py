@@ -235,6 +235,7 @@ def test_after_a_mistake_is_mended_the_same_command_works(tmp_path: Path, tiny_b
         (["--out", "foreign"], ["foreign: is not empty and not a run folder; choose a new folder"]),
         (["--gate", "open"], ["--gate", "'open' is not one of advise, strict"]),
         (["--fail-on", "rain"], ["--fail-on", "'rain' is not one of ship, do-not-ship, inconclusive"]),
+        (["--fail-on", "ship", "--until", "evaluate"], ["--fail-on", "there is no verdict with --until evaluate"]),
         (["--config", "none.yaml"], ["none.yaml: no such settings file; `shoptalk init` writes one"]),
         (["--config", "pairs.jsonl"], ["pairs.jsonl"]),
         (["--queries", "none.jsonl"], ["none.jsonl: no such file"]),

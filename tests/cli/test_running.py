@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from commandline import Done, call, quickly, stages_of
 
-from shoptalk.pipeline import NAMES
+from shoptalk.pipeline import NAMES, run
 from shoptalk.settings import read_settings
 from toy import sentence_pairs, write_pairs, write_scored
 
@@ -97,6 +97,14 @@ def test_fail_on_gives_3_on_the_verdict_it_names(
     assert first.record["verdict"] == "inconclusive"
     done = call(*again, "--fail-on", word, "--json", cwd=folder)
     assert (done.code, done.record) == (code, first.record)
+
+
+def test_a_verdict_that_is_not_reached_is_not_taken_from_an_older_run(
+    finished: tuple[Path, Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished[0])
+    stopped = run(out="run", until="ingest")
+    assert (stopped.result, stopped.verdict) == (None, None)
 
 
 def test_without_a_source_the_run_in_out_goes_on(finished: tuple[Path, Done]) -> None:

@@ -145,12 +145,12 @@ def test_worse_names_both_splits() -> None:
 
 @pytest.fixture(scope="module")
 def untaught(tiny_bert: Path) -> Encoder:
-    return load_encoder(str(tiny_bert), ModelSettings(precision="fp32"))
+    return load_encoder(str(tiny_bert), ModelSettings(precision="fp32", device="cpu"))
 
 
 @pytest.fixture(scope="module")
 def taught(taught_bert: Path) -> Encoder:
-    return load_encoder(str(taught_bert), ModelSettings(precision="fp32"))
+    return load_encoder(str(taught_bert), ModelSettings(precision="fp32", device="cpu"))
 
 
 def test_the_same_model_twice_is_unchanged(untaught: Encoder) -> None:

@@ -56,4 +56,4 @@ def compare(
     if "verdict" in record:
         console.print(f"\nverdict for {record['model']}: {record['verdict']}", markup=False)
         for reason in record["reasons"]:
-            console.print(f"  - {reason}", markup=False)
+            console.print(f"  - {reason}", markup=False, soft_wrap=True)

@@ -82,6 +82,7 @@ def rich_progress() -> Iterator[None]:
 class _Bar:
     def __init__(self, owner: RichReporter, label: str, total: int | None, done: int) -> None:
         self._owner, self._label, self._total, self._done = owner, label, total, done
+        self._begun_at = done  # finished in an earlier process: no measure of this one's speed
         self._started = self._spoke = time.monotonic()
         self._note = ""
         self._id: TaskID | None = None
@@ -98,7 +99,7 @@ class _Bar:
         now = time.monotonic()
         if self._owner.console.is_terminal:
             if self._id is None and now - self._started > _SHOW_AFTER_SECONDS:
-                self._id = self._owner._progress.add_task(self._label, total=self._total, note="")
+                self._id = self._owner._progress.add_task(self._label, total=self._total, completed=self._done, note="")
             if self._id is not None:
                 self._owner._progress.update(self._id, completed=self._done, note=self._note)
         elif now - self._spoke > _LINE_EVERY_SECONDS:
@@ -106,7 +107,7 @@ class _Bar:
             self._say(now)
 
     def _say(self, now: float) -> None:
-        rate = self._done / max(1e-9, now - self._started)
+        rate = (self._done - self._begun_at) / max(1e-9, now - self._started)
         left = f", about {(self._total - self._done) / rate:.0f} s left" if self._total and rate else ""
         self._owner.console.print(
             f"  {self._label}: {self._done} of {self._total}{left}  {self._note}".rstrip(), markup=False

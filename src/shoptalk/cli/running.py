@@ -128,6 +128,10 @@ def run(
     """
     _one_of("--gate", gate, ("advise", "strict"))
     _one_of("--fail-on", fail_on, ("ship", "do-not-ship", "inconclusive"))
+    if fail_on is not None and until != "report":
+        raise typer.BadParameter(
+            f"there is no verdict with --until {until}; leave out one of them", param_hint="--fail-on"
+        )
     chosen = [*(assignments or []), *([f"baseline.gate={gate}"] if gate else [])]
     request = Request(source, out, base_model, queries, dev_queries, test_queries, controls, chosen, config)
     if dry_run:
