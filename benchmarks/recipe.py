@@ -35,7 +35,9 @@ def main() -> None:
                 started = time.monotonic()
                 shoptalk.run(arguments.data, Path(folder) / "run", settings=settings, until="train")
                 training = json.loads((Path(folder) / "run" / "candidates" / "training.json").read_text())
-                log = [json.loads(x) for x in (Path(folder) / "run" / "candidates" / "log.jsonl").read_text().splitlines()]
+                log = [
+                    json.loads(x) for x in (Path(folder) / "run" / "candidates" / "log.jsonl").read_text().splitlines()
+                ]
                 row = {
                     "data": arguments.data.name, "size": arguments.size, "seed": seed, "variant": name,
                     "base": training["base_dev"], "best": training["best_dev"], "steps": training["steps_done"],
