@@ -231,7 +231,8 @@ def test_control_queries_that_moved_to_the_domain_are_found() -> None:
     ids=["none", "small", "away", "as often away"],
 )
 def test_no_drift_little_drift_or_drift_by_chance_is_no_bias(tuned: Encoder) -> None:
-    assert found("one-sided-bias", base=DriftingEncoder(0.0), tuned=tuned) is None
+    settings = {"diagnose": {"bias_drift": 0.05}}
+    assert found("one-sided-bias", base=DriftingEncoder(0.0), tuned=tuned, settings=settings) is None
 
 
 def test_how_much_drift_is_too_much_is_a_setting() -> None:

@@ -71,6 +71,14 @@ def test_a_model_against_itself_differs_by_exactly_nothing(
     assert record["unchanged"] == sum(1 for _ in read_jsonl(folder / "per_query.jsonl"))
 
 
+def test_both_models_get_the_same_prompts_whatever_the_run_folder_is_called(tmp_path: Path, tiny_bert: Path) -> None:
+    copy = tmp_path / "e5-base" / "model"  # a family whose models want "query: " when their configuration has no prompt
+    shutil.copytree(tiny_bert, copy)
+    (copy / "selection.json").write_text("{}", encoding="utf-8")
+    record, _ = compared(tmp_path, toy_retrieval(), tiny_bert, copy)
+    assert record["tuned"] == record["base"]
+
+
 def test_a_lesson_learned_shows_in_every_number(lesson: tuple[dict[str, Any], Path]) -> None:
     record, _ = lesson
     assert record["metric"] == PRIMARY

@@ -211,6 +211,14 @@ def test_a_damaged_file_is_encoded_again(cached, cache, kind):
     assert third._loaded is None
 
 
+def test_a_whole_file_that_says_other_vectors_is_encoded_again(cached, cache):
+    vectors = cached().encode_passages(TEXTS)
+    (path,) = cache.rglob("*.npz")
+    with np.load(path) as stored:
+        np.savez(path, **{**stored, "vectors": stored["vectors"][::-1]})
+    assert np.abs(cached().encode_passages(TEXTS) - vectors).max() <= 1e-6
+
+
 def test_any_flipped_byte_is_noticed(cached, cache):
     vectors = cached().encode_passages(TEXTS[:2])
     (path,) = cache.rglob("*.npz")
