@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from shoptalk import pipeline
-from shoptalk.errors import DamagedArtifact
+from shoptalk.errors import DamagedArtifact, InputError
+from shoptalk.progress import reporting_to
 from shoptalk.settings import make_settings
 from toy import write_pairs
 
@@ -44,13 +45,37 @@ def run(pairs: Path, out: Path, settings: dict[str, Any], **options: Any) -> pip
     return pipeline.run(pairs, out, settings=make_settings(settings), **options)
 
 
-def stages_run(out: Path, seconds_before: dict[str, float]) -> list[str]:
-    rows = json.loads((out / "manifest.json").read_text())["stages"]
-    return [name for name in pipeline.NAMES if name in rows and rows[name]["seconds"] != seconds_before.get(name)]
+class Stages:
+    """A reporter that remembers which stages ran, since it was last asked."""
+
+    def __init__(self) -> None:
+        self._ran: list[str] = []
+
+    def stage(self, name: str, what: str) -> None:
+        if what.startswith("done"):
+            self._ran.append(name)
+
+    def start(self, label: str, total: int | None, done: int = 0) -> Stages:
+        return self
+
+    def finish(self, task: object) -> None: ...
+    def advance(self, n: int = 1) -> None: ...
+    def note(self, text: str) -> None: ...
+
+    def ran(self) -> list[str]:
+        ran, self._ran = self._ran, []
+        return ran
 
 
-def seconds(out: Path) -> dict[str, float]:
-    return {name: row["seconds"] for name, row in json.loads((out / "manifest.json").read_text())["stages"].items()}
+@pytest.fixture
+def stages() -> Iterator[Stages]:
+    seen = Stages()
+    with reporting_to(seen):
+        yield seen
+
+
+def finished(out: Path) -> list[str]:
+    return list(json.loads((out / "manifest.json").read_text())["stages"])
 
 
 def contents(out: Path) -> dict[str, str]:
@@ -69,42 +94,65 @@ def contents(out: Path) -> dict[str, str]:
 
 
 def test_a_second_run_does_nothing_and_a_changed_setting_runs_from_its_stage_on(
-    pairs: Path, tmp_path: Path, settings: dict[str, Any]
+    pairs: Path, tmp_path: Path, settings: dict[str, Any], stages: Stages
 ) -> None:
     out = tmp_path / "run"
     first = run(pairs, out, settings)
     assert first.verdict == json.loads((out / "result.json").read_text())["verdict"]
-    before = seconds(out)
-    assert set(before) == set(pipeline.NAMES)
+    assert stages.ran() == list(pipeline.NAMES)
 
     assert run(pairs, out, settings).result == first.result
-    assert stages_run(out, before) == []
+    assert stages.ran() == []
 
     changed = settings | {"evaluate": {"resamples": 400}}
-    run(pairs, out, changed, until="select")
-    assert "baseline" in stages_run(out, before)
-    assert "train" not in stages_run(out, before)
     run(pairs, out, changed)
-    assert "evaluate" in stages_run(out, before)
+    ran = stages.ran()
+    assert {"baseline", "evaluate", "diagnose", "report"} <= set(ran)
+    assert not {"ingest", "queries", "dataset", "negatives", "train", "select"} & set(ran)
     assert json.loads((out / "result.json").read_text())["test_evaluations"] == 2
 
 
-def test_a_changed_source_runs_everything_again(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_changed_source_runs_again_what_depends_on_it(
+    pairs: Path, tmp_path: Path, settings: dict[str, Any], stages: Stages
+) -> None:
     out = tmp_path / "run"
     run(pairs, out, settings, until="dataset")
-    before = seconds(out)
+    stages.ran()
     with pairs.open("a") as rows:
         rows.write(json.dumps({"query": "what is a lunch", "positive": "a meal in the middle of the day"}) + "\n")
     run(pairs, out, settings, until="dataset")
-    assert stages_run(out, before) == ["ingest", "queries", "dataset"]
+    assert stages.ran() == ["ingest", "queries", "dataset"]
 
 
-def test_from_runs_a_stage_and_all_later_ones_again(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_from_runs_a_stage_and_all_later_ones_again(
+    pairs: Path, tmp_path: Path, settings: dict[str, Any], stages: Stages
+) -> None:
     out = tmp_path / "run"
     run(pairs, out, settings, until="negatives")
-    before = seconds(out)
+    stages.ran()
     run(pairs, out, settings, until="negatives", from_stage="dataset")
-    assert stages_run(out, before) == ["dataset", "baseline", "negatives"]
+    assert stages.ran() == ["dataset", "baseline", "negatives"]
+
+
+def test_a_run_goes_on_from_another_working_directory(
+    pairs: Path, tmp_path: Path, settings: dict[str, Any], stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pairs.parent)
+    run(Path(pairs.name), tmp_path / "run", settings, until="ingest")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    stages.ran()
+    pipeline.run(None, tmp_path / "run", until="queries")
+    assert stages.ran() == ["queries"]
+
+
+def test_a_run_of_another_source_is_not_built_over(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    run(pairs, tmp_path / "run", settings, until="ingest")
+    other = write_pairs(tmp_path / "other.jsonl")
+    with pytest.raises(InputError, match=r"holds a run of .*pairs\.jsonl.*--yes"):
+        run(other, tmp_path / "run", settings, until="ingest")
+    run(other, tmp_path / "run", settings, until="ingest", replace=True)
 
 
 def test_a_changed_byte_is_named_at_the_next_read(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -124,7 +172,7 @@ def test_the_gate_stops_a_strict_run_before_training(pairs: Path, tmp_path: Path
     strict = settings | {"baseline": {"gate": "strict", "too_few_pairs": 100_000}}
     with pytest.raises(pipeline.GateClosed, match="collect-more-data"):
         run(pairs, tmp_path / "run", strict)
-    assert "train" not in seconds(tmp_path / "run")
+    assert "train" not in finished(tmp_path / "run")
 
 
 def test_a_person_who_answers_no_stops_the_run(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -251,7 +299,7 @@ def test_a_full_disk_ends_clearly_and_keeps_the_finished_stages(command: Command
     assert failed.returncode == 1
     assert "no space left" in failed.stderr
     assert "Traceback" not in failed.stderr
-    assert set(seconds(out)) >= {"ingest", "queries", "dataset", "baseline", "negatives"}
+    assert set(finished(out)) >= {"ingest", "queries", "dataset", "baseline", "negatives"}
     filler.unlink()
     finish([*command(out), "--set", "train.evaluations=1"])
     assert (out / "result.json").is_file()

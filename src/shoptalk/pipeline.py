@@ -148,6 +148,9 @@ def resolve_settings(
         resolved = settings if isinstance(settings, Settings) else make_settings(settings or {})
     values = resolved.model_dump(mode="json")
     values["input"] |= {name: str(value) for name, value in given.items() if value is not None}
+    for section, name in (*(("input", name) for name in given), ("diagnose", "controls")):
+        if values[section][name]:  # absolute, so that the run goes on from any working directory
+            values[section][name] = str(Path(values[section][name]).absolute())
     if base_model is not None:
         values["model"]["base"] = base_model
     resolved = make_settings(values)

@@ -61,7 +61,7 @@ def test_a_model_against_itself_differs_by_exactly_nothing(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny_bert, copy)
-    (copy / "selection.json").write_text("{}", encoding="utf-8")  # as select leaves it; its digest is another
+    (copy / "shoptalk.json").write_text("{}", encoding="utf-8")  # as select leaves it; its digest is another
     record, folder = compared(tmp_path, make(), tiny_bert, copy)
     assert record["tuned"] == record["base"]
     for delta in record["delta"].values():
@@ -74,7 +74,7 @@ def test_a_model_against_itself_differs_by_exactly_nothing(
 def test_both_models_get_the_same_prompts_whatever_the_run_folder_is_called(tmp_path: Path, tiny_bert: Path) -> None:
     copy = tmp_path / "e5-base" / "model"  # a family whose models want "query: " when their configuration has no prompt
     shutil.copytree(tiny_bert, copy)
-    (copy / "selection.json").write_text("{}", encoding="utf-8")
+    (copy / "shoptalk.json").write_text("{}", encoding="utf-8")
     record, _ = compared(tmp_path, toy_retrieval(), tiny_bert, copy)
     assert record["tuned"] == record["base"]
 

@@ -14,8 +14,8 @@ def test_the_best_checkpoint_is_shipped_unchanged_with_its_dev_score(tmp_path: P
     stage = stage_in(tmp_path / "model", training.settings, candidates=training.out)
     select(stage)
     best, shipped = list_files(training.out / "best"), list_files(stage.out)
-    choice, summary = json.loads((stage.out / "selection.json").read_text(encoding="utf-8")), training_of(training)
-    assert shipped.keys() - best.keys() == {"selection.json"}
+    choice, summary = json.loads((stage.out / "shoptalk.json").read_text(encoding="utf-8")), training_of(training)
+    assert shipped.keys() - best.keys() == {"shoptalk.json"}
     assert {name: shipped[name] for name in best} == best
     assert (choice["dev"], choice["step"]) == (summary["best_dev"], summary["best_step"])
     assert find_model(str(stage.out)).model_type == "bert"

@@ -51,7 +51,7 @@ def verdict_on(
         (-0.03, -0.06, -0.001, 200, "llm", "do-not-ship"),
         (0.03, 0.01, 0.05, 200, "offline", "inconclusive"),
         (0.30, 0.20, 0.40, 5_000, "offline", "inconclusive"),
-        (-0.03, -0.06, -0.001, 200, "offline", "inconclusive"),
+        (-0.03, -0.06, -0.001, 200, "offline", "do-not-ship"),
     ],
 )
 def test_the_rule(value: float, low: float, high: float, n_test: int, origin: str, word: str) -> None:

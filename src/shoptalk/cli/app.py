@@ -79,8 +79,6 @@ def run_command(arguments: list[str]) -> int:
             traceback.print_exc()
         typer.echo(f"error: {error}", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        return 0
     except Exception as error:
         if debug:
             traceback.print_exc()

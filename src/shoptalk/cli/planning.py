@@ -67,9 +67,13 @@ def _estimate(folder: Path, settings: Settings) -> dict[str, tuple[float, str]]:
     """Seconds and words for the stages from baseline on, from a timed sample."""
     import math
 
+    import numpy as np
+
     from shoptalk.beir import read_dataset
     from shoptalk.models.encoder import load_encoder
     from shoptalk.training import finetuning
+    from shoptalk.training.negatives import make_examples
+    from shoptalk.training.sampler import Conflicts
 
     audit = json.loads((folder / "dataset" / "audit.json").read_text(encoding="utf-8"))
     dataset = read_dataset(folder / "dataset", ["train", "dev"])
@@ -87,6 +91,9 @@ def _estimate(folder: Path, settings: Settings) -> dict[str, tuple[float, str]]:
     per_text = (time.monotonic() - started) / len(sample)
     batch = settings.train.batch_size
     steps_per_epoch = max(1, math.ceil(audit["training_pairs"] / batch))
+    if dataset.task == "retrieval":
+        examples = make_examples(dataset, {}, np.random.default_rng(settings.seed))
+        steps_per_epoch = Conflicts.of(examples, dataset).batches_needed(batch)
     plan = finetuning.plan_training(steps_per_epoch, settings.train)
     per_step = finetuning.time_steps(encoder, dataset, settings, _TIMED_STEPS)
     dev_texts = min(n_texts, settings.train.dev_haystack)

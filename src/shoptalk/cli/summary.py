@@ -112,7 +112,7 @@ def stage_record(folder: Path, stage: str) -> dict[str, Any]:
         "dataset": "dataset/audit.json",
         "baseline": "baseline/gate.json",
         "train": "candidates/training.json",
-        "select": "model/selection.json",
+        "select": "model/shoptalk.json",
         "evaluate": "evaluation/comparison.json",
     }[stage]
     record: dict[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))

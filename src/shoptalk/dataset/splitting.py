@@ -83,7 +83,8 @@ def _test_size(n: int, settings: DatasetSettings) -> int:
 
 def _fill(name: str, want: int, order: list[str], free: Mapping[str, list[str]], split: dict[str, str]) -> list[str]:
     """Give groups to a split until it has `want` items; a group that would overshoot by far is left. Returns the rest."""
-    rest, have = [], 0
+    rest: list[str] = []
+    have = 0
     for group in order:
         size = len(free[group])
         if have < want and have + size <= want * 1.2 + 1:
@@ -91,6 +92,10 @@ def _fill(name: str, want: int, order: list[str], free: Mapping[str, list[str]],
             have += size
         else:
             rest.append(group)
+    if want and not have and len(rest) > 2:  # all groups are large: the smallest is better than an empty split
+        smallest = min(rest, key=lambda group: len(free[group]))
+        split.update(dict.fromkeys(free[smallest], name))
+        rest.remove(smallest)
     return rest
 
 

@@ -7,18 +7,20 @@ from __future__ import annotations
 import json
 import shutil
 
+from shoptalk.models.finding import CARD
 from shoptalk.workspace import StageContext
 
 
 def select(stage: StageContext) -> None:
-    """Write model/: a plain sentence-transformers folder, and selection.json beside its files."""
+    """Write model/: a plain sentence-transformers folder, and shoptalk.json beside its files, which says where it came from."""
     candidates = stage.read("candidates")
     training = json.loads((candidates / "training.json").read_text(encoding="utf-8"))
     shutil.copytree(candidates / "best", stage.out, dirs_exist_ok=True)
     choice = {
+        "base_model": stage.settings.model.base,
         "chosen": "best checkpoint",
         "dev": training["best_dev"],
         "base_dev": training["base_dev"],
         "step": training["best_step"],
     }
-    (stage.out / "selection.json").write_text(json.dumps(choice, indent=1) + "\n", encoding="utf-8")
+    (stage.out / CARD).write_text(json.dumps(choice, indent=1) + "\n", encoding="utf-8")

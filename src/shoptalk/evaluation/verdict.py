@@ -51,7 +51,6 @@ def judge(
     if high < 0:
         word = "do-not-ship"
         reasons = [f"the tuned model is worse: {shown}"]
-        caps = [] if test_origin != "offline" else caps
     elif low > 0 and delta.value >= evaluate.min_gain:
         word = "ship"
         reasons = [f"the tuned model is better: {shown}"]
@@ -61,7 +60,9 @@ def judge(
     else:
         word = "inconclusive"
         reasons = [f"no difference can be told from chance: {shown}"]
-    if caps:
+    if (
+        caps and word != "do-not-ship"
+    ):  # a cap keeps a verdict from being better than inconclusive, not from being worse
         word = "inconclusive"
         reasons = [*caps, *reasons]
     if test_origin == "llm":

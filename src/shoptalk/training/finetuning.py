@@ -155,12 +155,10 @@ def _rows_of_examples(
 
 def _rows_of_pairs(dataset: Dataset) -> Rows:
     pairs = dataset.pairs["train"]
-    low, high = min(p.score for p in pairs), max(p.score for p in pairs)
-    scale = (high - low) or 1.0
     return {
         "sentence1": [p.sentence1 for p in pairs],
         "sentence2": [p.sentence2 for p in pairs],
-        "score": [(p.score - low) / scale for p in pairs],
+        "score": [p.score for p in pairs],  # CoSENT looks at their order alone
     }
 
 
@@ -214,7 +212,7 @@ def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: 
     from sentence_transformers import SentenceTransformerTrainingArguments
 
     train = settings.train
-    every = max(1, plan.steps // train.evaluations)
+    every = max(1, math.ceil(plan.steps / train.evaluations))
     query, passage = model.prompts.get("query") or "", model.prompts.get("document") or ""
     columns = {"anchor": query, "sentence1": query, "sentence2": query, "positive": passage}
     columns |= {f"negative_{i}": passage for i in range(1, 33)}
