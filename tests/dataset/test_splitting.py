@@ -68,6 +68,19 @@ def test_a_giant_group_goes_to_train():
         assert sizes(found)["test"] > 30
 
 
+def test_a_split_for_which_all_groups_are_large_gets_the_smallest():
+    groups = {f"q{i}": f"g{i // 25}" for i in range(100)} | {f"s{i}": "small" for i in range(22)}
+    for seed in range(5):
+        found = sizes(assign(groups, seed=seed))
+        assert found.keys() == {"train", "dev", "test"}
+        assert found["dev"] in (22, 25)  # 15% are 18 queries
+        assert found["train"] > found["test"]
+
+
+def test_two_large_groups_are_not_enough_for_three_splits():
+    assert "dev" not in sizes(assign({f"q{i}": f"g{i // 50}" for i in range(100)}))
+
+
 def test_a_given_test_split_is_kept_and_what_leaks_into_it_is_dropped_with_the_reason():
     groups = alone(100) | {"leak1": "g0", "leak2": "g1", "leak3": "g1"}
     given = {f"q{i}": "test" for i in range(40)} | {"leak2": "train", "leak3": "dev"}

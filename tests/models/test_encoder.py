@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,12 @@ def test_queries_and_passages_and_other_settings_do_not_share_vectors(cached):
     passages, queries = cached(prompted).encode_passages(TEXTS), cached(prompted).encode_queries(TEXTS)
     assert not np.allclose(passages, queries)
     assert not np.allclose(queries, cached().encode_queries(TEXTS))
+
+
+def test_a_copy_whose_name_brings_prompts_does_not_share_vectors(cached, cache, tiny_bert, tmp_path):
+    vectors = cached().encode_queries(TEXTS)
+    copy = find_model(shutil.copytree(tiny_bert, str(tmp_path / "e5-small-v2")))
+    assert not np.allclose(CachedEncoder(copy, FP32, cache).encode_queries(TEXTS), vectors)
 
 
 def test_another_model_does_not_share_vectors(cached, cache, tmp_path, make_tiny_bert):

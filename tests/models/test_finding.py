@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -71,6 +72,20 @@ def test_a_folder_is_found_with_a_digest_of_all_that_loading_reads(model):
         assert find_model(str(model)).sha256 != before.sha256, name
         (model / name).write_bytes(raw)
     assert find_model(str(model)).sha256 == before.sha256
+
+
+def test_the_digest_of_the_weights_is_what_sha256sum_prints_or_over_the_shards(model):
+    single = find_model(str(model)).weights_sha256
+    weights = model / "model.safetensors"
+    assert single == hashlib.sha256(weights.read_bytes()).hexdigest()
+    (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    assert find_model(str(model)).weights_sha256 == single
+
+    weights.rename(model / "model-00001-of-00002.safetensors")
+    (model / "model-00002-of-00002.safetensors").write_bytes(b"x")
+    sharded = find_model(str(model)).weights_sha256
+    (model / "model-00002-of-00002.safetensors").write_bytes(b"yz")
+    assert len({single, sharded, find_model(str(model)).weights_sha256}) == 3
 
 
 def test_the_home_folder_is_known(monkeypatch, model):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shoptalk.errors import ModelError
-from shoptalk.models.finding import find_model
+from shoptalk.models.finding import CARD, find_model
 from shoptalk.models.loading import load_model, model_prompts, training_dropout
 from shoptalk.settings import ModelSettings
 
@@ -50,6 +50,14 @@ def test_prompts_that_were_saved_are_used_again(tiny_bert, tmp_path):
 def test_the_folders_name_tells_the_family(tiny_bert, tmp_path):
     shutil.copytree(tiny_bert, tmp_path / "e5-small-v2")
     assert load(tmp_path / "e5-small-v2").prompts == {"query": "query: ", "document": "passage: "}
+
+
+def test_a_folder_that_shoptalk_wrote_says_its_prompts_itself_whatever_its_path_is_called(tiny_bert, tmp_path):
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "e5-small-v2"))
+    (folder / CARD).write_text("{}")
+    assert load(folder).prompts == {"query": "", "document": ""}
+    load(folder, query_prompt="ask: ").save(str(folder))
+    assert load(folder).prompts == {"query": "ask: ", "document": ""}
 
 
 def test_a_model_that_cannot_be_loaded_is_named_in_one_line(tiny_bert, tmp_path):
