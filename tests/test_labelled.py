@@ -283,3 +283,14 @@ def test_a_file_without_a_usable_row_says_why_the_first_is_not(read):
 
 def test_scored_pairs_win_over_pairs_where_both_would_do(read):
     assert read("sentence1,sentence2,score,query,positive\na,b,1,c,d\n").shape == "scored"
+
+
+@pytest.mark.parametrize(("score", "kept"), [(1, True), (0.87, True), (0.5, True), (0.3, False), (0, False), (3, True)])
+def test_a_score_beside_a_query_is_a_grade_and_a_share_says_relevant_from_a_half_on(write_rows, score, kept):
+    rows = [
+        {"query": "which form", "positive": "the blue form", "score": score},
+        {"query": "who pays", "positive": "we do"},
+    ]
+    file = read_labelled(write_rows("scored.jsonl", rows), {})
+    assert ("which form" in [label.query for label in file.labels]) is kept
+    assert len(file.rejected) == (0 if kept else 1)

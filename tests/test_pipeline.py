@@ -20,7 +20,7 @@ from shoptalk import pipeline
 from shoptalk.errors import DamagedArtifact, InputError
 from shoptalk.progress import reporting_to
 from shoptalk.settings import make_settings
-from toy import write_pairs
+from toy import sentence_pairs, write_pairs
 
 # What a run depends on, without the clock: everything else must be the same after any number of kills.
 _CLOCK = {"manifest.json", "result.json"}
@@ -149,7 +149,7 @@ def test_a_run_goes_on_from_another_working_directory(
 
 def test_a_run_of_another_source_is_not_built_over(pairs: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     run(pairs, tmp_path / "run", settings, until="ingest")
-    other = write_pairs(tmp_path / "other.jsonl")
+    other = write_pairs(tmp_path / "other.jsonl", sentence_pairs()[:60])
     with pytest.raises(InputError, match=r"holds a run of .*pairs\.jsonl.*--yes"):
         run(other, tmp_path / "run", settings, until="ingest")
     run(other, tmp_path / "run", settings, until="ingest", replace=True)

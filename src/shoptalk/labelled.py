@@ -153,7 +153,7 @@ def _pairs(
         if not positives and not _text(cell.get("passage_id")) and not _text(cell.get("document")):
             rejected.append(Rejected(where, "empty", "nothing says which passage answers"))
             continue
-        grade, offset = _whole(cell.get("grade"), 1), _whole(cell.get("offset"), None)
+        grade, offset = _grade(cell.get("grade")), _whole(cell.get("offset"), None)
         if grade is None or grade < 1:
             rejected.append(
                 Rejected(where, "not-relevant", f"grade {cell.get('grade')!r} does not say that it is relevant")
@@ -228,6 +228,14 @@ def _float(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _grade(value: Any) -> int | None:
+    """A whole number is a grade; a share between 0 and 1 says relevant from a half on; nothing says 1."""
+    number = _float(value)
+    if number is not None and 0 < number < 1:
+        return 1 if number >= 0.5 else 0
+    return _whole(value, 1)
 
 
 def _whole(value: Any, default: int | None) -> int | None:

@@ -129,7 +129,7 @@ def run(
     outside.check()
     with open_workspace(folder) as workspace:
         if not replace:
-            _refuse_other_source(folder, resolved)
+            _refuse_other_source(workspace, resolved, outside)
         write_atomically(folder / "shoptalk.yaml", resolved_yaml(resolved))
         _walk(workspace, resolved, outside, until, from_stage, confirm)
         return RunResult(folder, _result(workspace) if until == NAMES[-1] else None)
@@ -148,9 +148,10 @@ def resolve_settings(
         resolved = settings if isinstance(settings, Settings) else make_settings(settings or {})
     values = resolved.model_dump(mode="json")
     values["input"] |= {name: str(value) for name, value in given.items() if value is not None}
-    for section, name in (*(("input", name) for name in given), ("diagnose", "controls")):
-        if values[section][name]:  # absolute, so that the run goes on from any working directory
-            values[section][name] = str(Path(values[section][name]).absolute())
+    for section, names in _PATHS.items():
+        for name in names:
+            if values[section][name]:  # absolute, so that the run goes on from any working directory
+                values[section][name] = str(Path(values[section][name]).absolute())
     if base_model is not None:
         values["model"]["base"] = base_model
     resolved = make_settings(values)
@@ -159,14 +160,16 @@ def resolve_settings(
     return resolved
 
 
-def _refuse_other_source(folder: Path, settings: Settings) -> None:
-    """A finished run is not built over by mistake."""
-    if not (folder / "shoptalk.yaml").is_file():
+def _refuse_other_source(workspace: Workspace, settings: Settings, outside: _Outside) -> None:
+    """A run is not built over by mistake: another path with other content is another source (a moved folder is not)."""
+    row, saved = workspace.rows.get("ingest"), workspace.root / "shoptalk.yaml"
+    before = read_settings(saved).input.source if saved.is_file() else ""
+    if row is None or not before or Path(before).resolve() == Path(settings.input.source).resolve():
         return
-    before = read_settings(folder / "shoptalk.yaml").input.source
-    if before and Path(before).resolve() != Path(settings.input.source).resolve():
+    if row.inputs.get("source") != outside.digest("source"):
         raise InputError(
-            f"{folder}: holds a run of {before}; choose another --out for {settings.input.source}, or build over it with --yes"
+            f"{workspace.root}: holds a run of {before}; choose another --out for {settings.input.source}, "
+            "or build over it with --yes"
         )
 
 
@@ -190,7 +193,7 @@ def _walk(
         inputs = {
             name: outside.digest(name) if name in _Outside.NAMES else _digest(workspace, name) for name in stage.reads
         }
-        own = {name: value for name, value in settings.model_dump(mode="json").items() if name in stage.settings}
+        own = _without_paths({n: value for n, value in settings.model_dump(mode="json").items() if n in stage.settings})
         key = digest_of([stage.name, inputs, own, _VERSION])
         row = workspace.rows.get(stage.name)
         if row is not None and row.key == key:
@@ -200,6 +203,19 @@ def _walk(
             _run_stage(workspace, settings, stage, key, inputs, digest_of(own))
         if stage.name == "baseline" and NAMES.index(until) > NAMES.index("baseline"):
             _heed_gate(workspace, settings, confirm)
+
+
+_PATHS = {"input": ("source", "queries", "dev_queries", "test_queries"), "diagnose": ("controls",)}
+
+
+def _without_paths(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the inputs' paths: a stage depends on what the files hold, wherever they lie."""
+    return {
+        section: {name: entry for name, entry in value.items() if name not in _PATHS[section]}
+        if section in _PATHS
+        else value
+        for section, value in values.items()
+    }
 
 
 def _run_stage(
