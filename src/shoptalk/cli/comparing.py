@@ -48,7 +48,7 @@ def compare(
         for name, deltas in record["deltas"].items():
             low, high = deltas[metric]["ci95"]
             cells.append(
-                f"{record['systems'][name][metric]:.4f}\n{deltas[metric]['value']:+.4f} [{low:+.4f}, {high:+.4f}]"
+                f"{record['systems'][name][metric]:.4f}\n{deltas[metric]['value']:+.4f}\n{low:+.3f} to {high:+.3f}"
             )
         table.add_row(SHOWN[metric], *cells)
     console = stdout()
