@@ -148,12 +148,14 @@ def resolve_settings(
         resolved = settings if isinstance(settings, Settings) else make_settings(settings or {})
     values = resolved.model_dump(mode="json")
     values["input"] |= {name: str(value) for name, value in given.items() if value is not None}
+    if base_model is not None:
+        values["model"]["base"] = base_model
     for section, names in _PATHS.items():
         for name in names:
             if values[section][name]:  # absolute, so that the run goes on from any working directory
                 values[section][name] = str(Path(values[section][name]).absolute())
-    if base_model is not None:
-        values["model"]["base"] = base_model
+    if Path(values["model"]["base"]).is_dir():
+        values["model"]["base"] = str(Path(values["model"]["base"]).absolute())
     resolved = make_settings(values)
     if not resolved.input.source:
         raise SettingsError(f"no source: name a folder or file, or an --out folder that has a run ({folder} has none)")
