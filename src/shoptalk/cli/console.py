@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Task as RichTask
+from rich.text import Text
 
 from shoptalk.progress import Task, reporting_to
 
@@ -25,6 +27,14 @@ def stdout() -> Console:
     return Console(highlight=False)
 
 
+class _Count(MofNCompleteColumn):
+    """How many of how many; nothing where the number is not known beforehand."""
+
+    def render(self, task: RichTask) -> Text:
+        """Called by Rich."""
+        return Text("") if task.total is None else super().render(task)
+
+
 class RichReporter:
     """Progress bars with the time left on a terminal; in a log file, a line at the end of what took long and every 30 s."""
 
@@ -33,7 +43,7 @@ class RichReporter:
         self._progress = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=30),
-            MofNCompleteColumn(),
+            _Count(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
