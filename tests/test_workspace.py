@@ -287,6 +287,7 @@ def test_an_empty_folder_and_a_folder_of_a_stopped_first_run_are_taken(tmp_path)
         pass
     with open_workspace(tmp_path) as workspace:
         run_stage(workspace, {"a": "1"})
+        assert len(workspace.rows) == 1
 
 
 @pytest.mark.parametrize(

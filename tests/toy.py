@@ -18,34 +18,8 @@ from shoptalk.settings import Settings, make_settings
 from shoptalk.training import finetune, mine_negatives
 from shoptalk.workspace import StageContext
 
-ASKED = [
-    "booking",
-    "hotel",
-    "travel",
-    "policy",
-    "refund",
-    "invoice",
-    "member",
-    "office",
-    "room",
-    "train",
-    "plane",
-    "ticket",
-]
-SAID = [
-    "price",
-    "form",
-    "manager",
-    "approve",
-    "report",
-    "budget",
-    "project",
-    "team",
-    "claim",
-    "expense",
-    "lunch",
-    "dinner",
-]
+ASKED = "booking hotel travel policy refund invoice member office room train plane ticket".split()
+SAID = "price form manager approve report budget project team claim expense lunch dinner".split()
 QUICK = {
     "epochs": 10,
     "batch_size": 16,

@@ -39,8 +39,10 @@ def test_every_generator_of_the_table_makes_drafts_of_its_kind(kind):
     "text",
     ["", "word", "?" * 5_000, "A " * 5_000, "Aa " * 5_000 + "(AB)", "**" * 5_000, "返金には領収書が必要です。" * 50],
 )
-def test_strange_texts_make_no_error(kind, text):
-    drafts(kind, (text[:200], text), ("", ""))
+def test_strange_texts_make_no_error_and_no_query_without_words_or_passage(kind, text):
+    for draft in drafts(kind, (text[:200], text), ("", "")):
+        assert draft.text.strip()
+        assert draft.passage_ids
 
 
 def test_a_question_heading_is_answered_by_every_passage_under_it():

@@ -16,6 +16,7 @@ from shoptalk.beir import read_dataset, write_jsonl
 from shoptalk.evaluation.verdict import RULE, judge
 from shoptalk.models.encoder import CachedEncoder, Encoder
 from shoptalk.models.finding import FoundModel, find_model
+from shoptalk.progress import task
 from shoptalk.records import Dataset, Delta, Ranking
 from shoptalk.retrieval.bm25 import BM25
 from shoptalk.retrieval.metrics import PRIMARY, SHOWN, PerQuery, mean, of_metric, per_query
@@ -116,16 +117,12 @@ def compare_measured(
     base: Measured, other: Measured, groups: Mapping[str, str], settings: EvaluateSettings, seed: int
 ) -> dict[str, Delta]:
     """Every metric's delta over the same queries. The primary metric decides; the others carry Holm's correction."""
-    deltas = {
-        metric: paired_delta(
-            of_metric(base.per_query, metric),
-            of_metric(other.per_query, metric),
-            groups,
-            settings.resamples,
-            seed,
-        )
-        for metric in base.metrics
-    }
+    deltas: dict[str, Delta] = {}
+    with task("intervals", len(base.metrics)) as bar:
+        for metric in base.metrics:
+            before, after = of_metric(base.per_query, metric), of_metric(other.per_query, metric)
+            deltas[metric] = paired_delta(before, after, groups, settings.resamples, seed)
+            bar.advance()
     corrected = holm({metric: delta.p for metric, delta in deltas.items() if metric != PRIMARY})
     return {
         metric: delta if metric == PRIMARY else Delta(delta.value, delta.ci95, delta.p, corrected[metric])
