@@ -18,10 +18,10 @@ from shoptalk.models.hardware import Hardware, choose_hardware
 from shoptalk.models.loading import load_model
 from shoptalk.progress import Task, reporting_to
 from shoptalk.settings import TrainSettings
-from shoptalk.training import finetune
+from shoptalk.training import finetune, finetuning
+from shoptalk.training.batches import plan_training
 from shoptalk.training.dev import DevScore
-from shoptalk.training.finetuning import _keep_best, plan_training
-from shoptalk.training.losses import LOSSES
+from shoptalk.training.finetuning import _keep_best, build_loss
 from shoptalk.workspace import StageContext, sha256_of
 from toy import QUICK, stage_in, toy_retrieval, toy_settings, toy_similarity, train_toy, training_of
 
@@ -193,15 +193,14 @@ def test_a_checkpoint_that_is_not_what_was_trained_is_refused(trained: StageCont
 @contextmanager
 def recorded_losses(monkeypatch: pytest.MonkeyPatch, record: Callable[[Any, Any], None]) -> Iterator[None]:
     """The loss as it is, with `record(model, features)` called before every forward pass."""
-    build = LOSSES["retrieval"]
 
-    def recording(model: Any, settings: TrainSettings) -> Any:
-        loss = build(model, settings)
+    def recording(model: Any, *arguments: Any) -> Any:
+        loss = build_loss(model, *arguments)
         loss.register_forward_pre_hook(lambda _, inputs: record(model, inputs[0]))
         return loss
 
     with monkeypatch.context() as patch:
-        patch.setitem(LOSSES, "retrieval", recording)
+        patch.setattr(finetuning, "build_loss", recording)
         yield
 
 

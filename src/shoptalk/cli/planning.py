@@ -65,15 +65,13 @@ def make_plan(request: Request, until: str) -> dict[str, Any]:
 
 def _estimate(folder: Path, settings: Settings) -> dict[str, tuple[float, str]]:
     """Seconds and words for the stages from baseline on, from a timed sample."""
-    import math
-
     import numpy as np
 
     from shoptalk.beir import read_dataset
     from shoptalk.models.encoder import load_encoder
-    from shoptalk.training import finetuning
+    from shoptalk.training.batches import plan_training, prepare_batches
+    from shoptalk.training.finetuning import time_steps
     from shoptalk.training.negatives import make_examples
-    from shoptalk.training.sampler import Conflicts
 
     audit = json.loads((folder / "dataset" / "audit.json").read_text(encoding="utf-8"))
     dataset = read_dataset(folder / "dataset", ["train", "dev"])
@@ -89,13 +87,10 @@ def _estimate(folder: Path, settings: Settings) -> dict[str, tuple[float, str]]:
     started = time.monotonic()
     encoder.encode_passages(sample)
     per_text = (time.monotonic() - started) / len(sample)
-    batch = settings.train.batch_size
-    steps_per_epoch = max(1, math.ceil(audit["training_pairs"] / batch))
-    if dataset.task == "retrieval":
-        examples = make_examples(dataset, {}, np.random.default_rng(settings.seed))
-        steps_per_epoch = Conflicts.of(examples, dataset).batches_needed(batch)
-    plan = finetuning.plan_training(steps_per_epoch, settings.train)
-    per_step = finetuning.time_steps(encoder, dataset, settings, _TIMED_STEPS)
+    examples = make_examples(dataset, {}, np.random.default_rng(settings.seed)) if dataset.qrels else []
+    batches = prepare_batches(dataset, examples, settings, folder / "cache")
+    plan = plan_training(batches.per_epoch, settings.train)
+    per_step = time_steps(encoder, batches, settings, _TIMED_STEPS)
     dev_texts = min(n_texts, settings.train.dev_haystack)
     corpus = per_text * n_texts
     training = plan.steps * per_step + (settings.train.evaluations + 2) * dev_texts * per_text
@@ -104,7 +99,7 @@ def _estimate(folder: Path, settings: Settings) -> dict[str, tuple[float, str]]:
         "negatives": (1.0, f"{audit['training_pairs']:,} training pairs"),
         "train": (
             training,
-            f"{plan.steps} steps of {batch} pairs ({per_step:.2f} s each), {settings.train.evaluations} dev evaluations",
+            f"{plan.steps} steps of {batches.rows_a_batch:.0f} pairs ({per_step:.2f} s each), {settings.train.evaluations} dev evaluations",
         ),
         "select": (1.0, "keep the best checkpoint"),
         "evaluate": (

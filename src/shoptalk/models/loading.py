@@ -7,23 +7,29 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from shoptalk.errors import ModelError
+from shoptalk.errors import ModelError, SettingsError
 from shoptalk.models.finding import FoundModel
-from shoptalk.models.prompts import Prompts, prompts_for
+from shoptalk.models.prompts import PASSAGE_NAMES, QUERY_NAMES, Prompts, prompts_for
 from shoptalk.settings import ModelSettings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-# One name per architecture family; only those that a configuration has are set.
-_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
-_HIDDEN_DROPOUT = ("hidden_dropout_prob", "hidden_dropout", "dropout", "mlp_dropout", "embedding_dropout")
+# A module that projects queries computes attention; the dropout of its probabilities has one of these names, as a module of
+# its own or as a number. Read in the source of BERT, XLM-R, MPNet, ModernBERT, Gemma 3, DistilBERT, DeBERTa, T5, Nomic, Qwen 3.
+_QUERIES = frozenset({"query", "q", "q_proj", "q_lin", "query_proj", "in_proj", "Wqkv", "qkv_proj", "c_attn"})
+_OF_PROBABILITIES = ("dropout", "attention_dropout", "attn_dropout")
 
 
 def load_model(found: FoundModel, settings: ModelSettings, device: str) -> SentenceTransformer:
-    """Load with safetensors only and no custom code; prompts and maximum length set. Raises ModelError."""
+    """Load with safetensors only and no custom code; prompts and maximum length set. Raises ModelError, SettingsError.
+
+    The weights are fp32 whatever they were saved in: training's small steps would be rounded away in bf16 and fp16.
+    """
     with quiet_libraries():
+        import torch
         from sentence_transformers import SentenceTransformer
+        from sentence_transformers.base.modules import Transformer
 
         try:
             model = SentenceTransformer(
@@ -31,21 +37,55 @@ def load_model(found: FoundModel, settings: ModelSettings, device: str) -> Sente
                 device=device,
                 trust_remote_code=False,
                 local_files_only=True,
-                model_kwargs={"use_safetensors": True},
-            )
+                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+            ).float()  # modules without a transformer too
         except Exception as error:
             raise ModelError(f"{found.name}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    tokenizer = getattr(model, "tokenizer", None)
-    if tokenizer is not None and getattr(tokenizer, "pad_token", "") is None:
+    for module in model.modules():
+        if isinstance(module, Transformer) and module.tokenizer is not None:
+            _check_tokenizer(found.name, module.tokenizer)
+            _set_length(found.name, module, settings.max_tokens)
+    _set_prompts(model, model_prompts(model, found, settings))
+    return model
+
+
+def _check_tokenizer(name: str, tokenizer: Any) -> None:
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes up when it finds no vocabulary
         raise ModelError(
-            f"{found.name}: its tokenizer has no padding token, so texts cannot be batched. Set one in tokenizer_config.json "
+            f"{name}: its tokenizer has no vocabulary, only special tokens; copy tokenizer.json, vocab.txt or the .model "
+            "file of the original model into the folder"
+        )
+    if tokenizer.pad_token is None:
+        raise ModelError(
+            f"{name}: its tokenizer has no padding token, so texts cannot be batched. Set one in tokenizer_config.json "
             '("pad_token": an unused or the end-of-text token) and use that folder'
         )
-    if settings.max_tokens is not None:
-        model.max_seq_length = settings.max_tokens
-    prompts = model_prompts(model, found, settings)
-    model.prompts = {"query": prompts.query, "document": prompts.passage}
-    return model
+
+
+def _set_length(name: str, transformer: Any, wanted: int | None) -> None:
+    """Maximum length as asked for, never beyond the table of positions. Rotary and relative positions have no such end."""
+    import torch
+
+    tables = [getattr(module, "position_embeddings", None) for module in transformer.model.modules()]
+    ends = [
+        table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)  # RoBERTa counts from there
+        for table in tables
+        if isinstance(table, torch.nn.Embedding)
+    ]
+    if wanted is not None and ends and wanted > min(ends):
+        raise SettingsError(
+            f"model.max_tokens is {wanted}, but {name} has positions for {min(ends)} tokens; use {min(ends)} or fewer"
+        )
+    own = transformer.max_seq_length if wanted is None else wanted
+    transformer.max_seq_length = min([own, *ends])
+
+
+def _set_prompts(model: SentenceTransformer, prompts: Prompts) -> None:
+    """Retrieval's prompts under sentence-transformers' names alone; those of other tasks stay as they are."""
+    others = {name: text for name, text in model.prompts.items() if name not in (*QUERY_NAMES, *PASSAGE_NAMES)}
+    model.prompts = {**others, "query": prompts.query, "document": prompts.passage}
+    if model.default_prompt_name not in model.prompts:
+        model.default_prompt_name = None
 
 
 def model_prompts(model: SentenceTransformer, found: FoundModel, settings: ModelSettings) -> Prompts:
@@ -67,15 +107,17 @@ def training_dropout(model: SentenceTransformer, attention: float | None, hidden
         restore.append((owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
-    for path, module in model.named_modules():
-        parts = path.split(".")
-        is_attention = any("attention" in part or part == "attn" for part in parts) and "output" not in parts[-2:]
-        wanted = attention if is_attention else hidden
-        if isinstance(module, torch.nn.Dropout) and wanted is not None:
-            put(module, "p", wanted)
-        for name in ("attention_dropout", "dropout_prob"):
-            if attention is not None and is_attention and isinstance(getattr(module, name, None), float):
-                put(module, name, attention)
+    for module in model.modules():
+        children = dict(module.named_children())
+        attends = not _QUERIES.isdisjoint(children)
+        for name, child in children.items():
+            wanted = attention if attends and name in _OF_PROBABILITIES else hidden
+            if isinstance(child, torch.nn.Dropout) and wanted is not None:
+                put(child, "p", wanted)
+        if attends and attention is not None:
+            for name in _OF_PROBABILITIES:
+                if isinstance(vars(module).get(name), int | float):
+                    put(module, name, attention)
     try:
         yield
     finally:

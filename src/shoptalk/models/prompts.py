@@ -41,7 +41,7 @@ _REGISTRY: tuple[tuple[str, Prompts], ...] = (
     ),
 )
 
-_QUERY_NAMES = (
+QUERY_NAMES = (
     "query",
     "retrieval.query",
     "search_query",
@@ -49,7 +49,7 @@ _QUERY_NAMES = (
     "s2p_query",
     "web_search_query",
 )
-_PASSAGE_NAMES = (
+PASSAGE_NAMES = (
     "document",
     "passage",
     "corpus",
@@ -67,7 +67,7 @@ def prompts_for(
     `name` is what the user called the model or what its configuration calls itself; `configured` is the model's own
     prompt table (name to text).
     """
-    own = Prompts(_first(configured, _QUERY_NAMES), _first(configured, _PASSAGE_NAMES), "the model's own configuration")
+    own = Prompts(_first(configured, QUERY_NAMES), _first(configured, PASSAGE_NAMES), "the model's own configuration")
     if not own.query and not own.passage:
         own = next((p for pattern, p in _REGISTRY if re.search(pattern, name.lower())), Prompts())
     if query is None and passage is None:

@@ -8,52 +8,31 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shoptalk.beir import read_dataset, write_jsonl
-from shoptalk.errors import SourceError, TrainingFailed
+from shoptalk.errors import TrainingFailed
 from shoptalk.models.encoder import CachedEncoder, TorchEncoder
 from shoptalk.models.finding import find_model
-from shoptalk.models.hardware import autocast, choose_hardware
+from shoptalk.models.hardware import Hardware, choose_hardware
 from shoptalk.models.loading import load_model, quiet_libraries, training_dropout
-from shoptalk.progress import task
-from shoptalk.records import Dataset, Example
-from shoptalk.settings import Settings, TrainSettings
+from shoptalk.progress import reporter, task
+from shoptalk.settings import Settings
+from shoptalk.training.batches import Batches, Plan, plan_training, prepare_batches
 from shoptalk.training.checkpoints import SealCheckpoints, newest_complete
 from shoptalk.training.dev import METRIC, DevScore, dev_part
-from shoptalk.training.losses import LOSSES
 from shoptalk.training.negatives import read_examples
-from shoptalk.training.sampler import ConflictFreeBatchSampler, Conflicts
+from shoptalk.training.objectives import ObjectiveContext, matryoshka
 from shoptalk.training.watching import EarlyStop, StopOnNonFinite, Watch
 from shoptalk.workspace import StageContext
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-
-@dataclass(frozen=True)
-class Plan:
-    """How long training runs."""
-
-    steps_per_epoch: int
-    epochs: int
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps in all."""
-        return self.steps_per_epoch * self.epochs
-
-
-def plan_training(steps_per_epoch: int, settings: TrainSettings) -> Plan:
-    """Epochs: the number asked for, or as many as make `min_steps`, between 3 and 10."""
-    if settings.epochs == "auto":
-        return Plan(steps_per_epoch, min(10, max(3, math.ceil(settings.min_steps / steps_per_epoch))))
-    return Plan(steps_per_epoch, settings.epochs)
+    from shoptalk.training.engine import Engine
 
 
 def finetune(stage: StageContext) -> None:
@@ -66,21 +45,17 @@ def finetune(stage: StageContext) -> None:
     if settings.train.threads:
         torch.set_num_threads(settings.train.threads)
     dataset = read_dataset(stage.read("dataset"), ["train", "dev"])
-    examples = read_examples(stage.read("examples"))
+    batches = prepare_batches(dataset, read_examples(stage.read("examples")), settings, stage.cache)
+    plan = plan_training(batches.per_epoch, settings.train)
     base = CachedEncoder(found, settings.model, stage.cache)
-    sampler: ConflictFreeBatchSampler | None = None
+    part = dataset
     if dataset.task == "retrieval":
         part = dev_part(dataset, base, settings.train, np.random.default_rng(settings.seed))
-        rows, sampler = _rows_of_examples(examples, dataset, settings)
-    else:
-        part, rows = dataset, _rows_of_pairs(dataset)
-    n_batches = len(sampler) if sampler else max(1, math.ceil(len(rows[next(iter(rows))]) / settings.train.batch_size))
-    plan = plan_training(n_batches, settings.train)
     dev = DevScore(part, hardware)
     base_score = dev.score(base)
     with quiet_libraries():
         model = load_model(found, settings.model, hardware.device)
-        history, best_checkpoint = _train(model, rows, sampler, plan, dev, stage.scratch, settings, hardware.precision)
+        history, best_checkpoint, engine = _train(model, batches, plan, dev, stage, hardware)
         best_score = _keep_best(Path(best_checkpoint), stage.out / "best", model, dev, history)
     write_jsonl(stage.out / "log.jsonl", [{"step": 0, "dev": base_score}, *_log_rows(history)])
     summary = {
@@ -90,125 +65,124 @@ def finetune(stage: StageContext) -> None:
         "steps": plan.steps,
         "steps_done": max((row["step"] for row in history), default=0),
         "epochs": plan.epochs,
-        "examples": len(next(iter(rows.values()))),
-        "negatives_per_example": sum(name.startswith("negative") for name in rows),
+        "examples": batches.n_rows,
+        "rows_a_batch": round(batches.rows_a_batch, 1),
+        "negatives_per_example": batches.n_negatives,
+        "loss": batches.objective.name,
+        "method": settings.train.method,
         "precision": hardware.precision,
         "precision_why": hardware.why,
         "device": hardware.device,
+        "chunk_tokens": engine.chunk_tokens,
         "dev_passages": len(part.passages),
         "metric": "spearman" if dataset.task == "similarity" else "ndcg@10",
     }
     (stage.out / "training.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def time_steps(encoder: TorchEncoder, dataset: Dataset, settings: Settings, n: int) -> float:
+def build_loss(model: SentenceTransformer, batches: Batches, settings: Settings, device: str) -> Any:
+    """The torch module that the objective and `train.matryoshka` ask for."""
+    context = ObjectiveContext(settings, device, batches.known, settings.train.symmetric)
+    return matryoshka(batches.objective.build(model, context), model, settings.train)
+
+
+def time_steps(encoder: TorchEncoder, batches: Batches, settings: Settings, n: int) -> float:
     """Seconds of a training step, measured: forward and backward of `n` real batches after one to warm up. For plans only:
     the encoder's model is left with gradients.
     """
     import torch
 
+    from shoptalk.training.engine import Engine, fast_training
+
     model, hardware = encoder.model, encoder.hardware
-    if dataset.task == "similarity":
-        columns = [[p.sentence1 for p in dataset.pairs["train"]], [p.sentence2 for p in dataset.pairs["train"]]]
-    else:
-        judged = dataset.qrels["train"]
-        positives = [dataset.passages[next(iter(found))].content for found in judged.values()]
-        columns = [[dataset.queries[q].text for q in judged], positives]
-    size = min(settings.train.batch_size, len(columns[0]))
-    loss = LOSSES["retrieval"](model, settings.train)
-    started = 0.0
-    with quiet_libraries(), training_dropout(model, 0.0, settings.train.hidden_dropout):
+    loss = build_loss(model, batches, settings, hardware.device)
+    label = next((batches.rows[name] for name in ("label", "score") if name in batches.rows), None)
+    rows = iter(batches.sampler or [range(batches.n_rows)[: batches.batch_size]] * (n + 1))
+    started, done = 0.0, 0
+    engine = Engine.on(hardware, settings.train.chunk_tokens)
+    with quiet_libraries(), _dropout(model, hardware, settings), fast_training(model, engine):
         model.train()
-        for step in range(n + 1):
-            if step == 1:
+        for chosen in rows:
+            if done == 1:
                 started = time.monotonic()
-            rows = [(step * size + i) % len(columns[0]) for i in range(size)]
-            features = [model.preprocess([column[i] for i in rows]) for column in columns]
-            features = [
-                {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in f.items()} for f in features
-            ]
-            with autocast(hardware):
-                value = loss(features, None)
-            value.backward()
-    return (time.monotonic() - started) / n
+            features = []
+            for name, column in batches.rows.items():
+                if name not in ("label", "score"):
+                    tokens = model.preprocess([column[i] for i in chosen])
+                    features.append(
+                        {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in tokens.items()}
+                    )
+            engine.begin_step()
+            loss(features, None if label is None else torch.tensor([label[i] for i in chosen])).backward()
+            done += 1
+            if done > n:
+                break
+    return (time.monotonic() - started) / max(1, done - 1) if started else 0.0
 
 
-Rows = Mapping[str, list[Any]]
-
-
-def _rows_of_examples(
-    examples: list[Example], dataset: Dataset, settings: Settings
-) -> tuple[Rows, ConflictFreeBatchSampler]:
-    if len(examples) < 2:
-        raise SourceError(
-            f"{len(examples)} training pairs; at least 2 are needed to train at all, 100 for it to be worth it"
-        )
-    rows: dict[str, list[Any]] = {
-        "anchor": [e.anchor for e in examples],
-        "positive": [e.positive for e in examples],
-    }
-    for column in range(len(examples[0].negatives)):
-        rows[f"negative_{column + 1}"] = [e.negatives[column] for e in examples]
-    sampler = ConflictFreeBatchSampler(Conflicts.of(examples, dataset), settings.train.batch_size, settings.seed)
-    return rows, sampler
-
-
-def _rows_of_pairs(dataset: Dataset) -> Rows:
-    pairs = dataset.pairs["train"]
-    return {
-        "sentence1": [p.sentence1 for p in pairs],
-        "sentence2": [p.sentence2 for p in pairs],
-        "score": [p.score for p in pairs],  # CoSENT looks at their order alone
-    }
+def _dropout(model: SentenceTransformer, hardware: Hardware, settings: Settings) -> Any:
+    """With attention dropout a CPU leaves the fused kernel, so there it is off; a GPU keeps the model's own."""
+    return training_dropout(model, 0.0 if hardware.device == "cpu" else None, settings.train.hidden_dropout)
 
 
 def _train(
-    model: SentenceTransformer,
-    rows: Rows,
-    sampler: ConflictFreeBatchSampler | None,
-    plan: Plan,
-    dev: DevScore,
-    scratch: Path,
-    settings: Settings,
-    precision: str,
-) -> tuple[list[dict[str, Any]], str]:
-    """Train, or go on training, in `scratch`. Returns the trainer's log and the folder of the best checkpoint."""
+    model: SentenceTransformer, batches: Batches, plan: Plan, dev: DevScore, stage: StageContext, hardware: Hardware
+) -> tuple[list[dict[str, Any]], str, Engine]:
+    """Train, or go on training, in the stage's scratch. Returns the trainer's log, the best checkpoint's folder, the engine."""
     from datasets import Dataset as Table
 
+    from shoptalk.training.engine import Engine, fast_training
     from shoptalk.training.trainer import Trainer
 
+    settings, scratch = stage.settings, stage.scratch
+    engine = Engine.on(hardware, settings.train.chunk_tokens)
     resume = newest_complete(scratch)
     if resume is not None:
+        engine.take_up(resume)
         state = json.loads((resume / "trainer_state.json").read_text(encoding="utf-8"))
         if state["global_step"] >= plan.steps or EarlyStop.is_due(state["log_history"], settings.train.patience):
-            return state["log_history"], str(scratch / f"checkpoint-{state['best_global_step']}")
-    with task("training", plan.steps, _step_of(resume)) as bar:
-        attention = 0.0 if dev.hardware.device == "cpu" else None
-        with training_dropout(model, attention, settings.train.hidden_dropout):
-            trainer = Trainer(
-                sampler=sampler,
-                model=model,
-                args=_arguments(model, plan, scratch, settings, precision),
-                train_dataset=Table.from_dict(dict(rows)),
-                loss=LOSSES[dev.dataset.task](model, settings.train),
-                evaluator=dev,
-                callbacks=[
-                    SealCheckpoints(),
-                    StopOnNonFinite(scratch),
-                    EarlyStop(settings.train.patience),
-                    Watch(bar),
-                ],
-            )
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+            return state["log_history"], str(scratch / f"checkpoint-{state['best_global_step']}"), engine
+    else:
+        _fit_memory(model, engine, batches, settings)
+    with (
+        task("training", plan.steps, _step_of(resume)) as bar,
+        _dropout(model, hardware, settings),
+        fast_training(model, engine),
+    ):
+        trainer = Trainer(
+            sampler=batches.sampler,
+            engine=engine,
+            model=model,
+            args=_arguments(model, plan, scratch, settings, hardware),
+            train_dataset=Table.from_dict(dict(batches.rows)),
+            loss=build_loss(model, batches, settings, hardware.device),
+            evaluator=dev,
+            callbacks=[
+                SealCheckpoints(),
+                StopOnNonFinite(scratch),
+                EarlyStop(settings.train.patience),
+                Watch(bar, engine, stage.cache.with_name("live.jsonl"), plan.steps),
+            ],
+        )
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     best = trainer.state.best_global_step
     if best is None:
         raise TrainingFailed(
             f"training ended after {trainer.state.global_step} steps without any evaluation; raise train.epochs"
         )
-    return trainer.state.log_history, str(scratch / f"checkpoint-{best}")
+    return trainer.state.log_history, str(scratch / f"checkpoint-{best}"), engine
 
 
-def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: Settings, precision: str) -> Any:
+def _fit_memory(model: SentenceTransformer, engine: Engine, batches: Batches, settings: Settings) -> None:
+    from shoptalk.training.memory import plan_memory
+
+    n_rows = math.ceil(batches.rows_a_batch)
+    plan = plan_memory(model, engine, batches.texts, n_rows, settings.train.memory_gib)
+    if plan.notice:
+        reporter().stage("train", plan.notice)
+
+
+def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: Settings, hardware: Hardware) -> Any:
     from sentence_transformers import SentenceTransformerTrainingArguments
 
     train = settings.train
@@ -225,8 +199,9 @@ def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: 
         warmup_steps=train.warmup_share,
         weight_decay=train.weight_decay,
         seed=settings.seed,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
+        bf16=False,  # the engine casts, chunk by chunk
+        fp16=hardware.precision == "fp16",  # for its loss scaling
+        gradient_checkpointing=train.gradient_checkpointing,
         use_cpu=not str(model.device).startswith("cuda"),
         prompts={column: prompt for column, prompt in columns.items() if prompt} or None,
         eval_strategy="steps",
@@ -239,7 +214,7 @@ def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: 
         load_best_model_at_end=False,
         logging_steps=max(1, plan.steps // 50),
         logging_nan_inf_filter=False,
-        report_to="none",
+        report_to=list(train.report_to) or "none",
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
@@ -14,16 +15,33 @@ from shoptalk.errors import TrainingFailed
 from shoptalk.progress import Task
 from shoptalk.training.dev import METRIC
 
+if TYPE_CHECKING:
+    from shoptalk.training.engine import Engine
+
 
 class Watch(TrainerCallback):  # type: ignore[misc]  # untyped base class
-    """Moves the progress bar and shows the latest loss and dev score."""
+    """Moves the progress bar, with the latest loss, dev score and speed beside it, and writes the same as a line of JSON a
+    logging step. That file is for whoever follows a run; it is no part of its result, since it depends on the clock.
+    """
 
-    def __init__(self, bar: Task) -> None:
+    def __init__(self, bar: Task, engine: Engine, live: Path, steps: int) -> None:
         self.bar = bar
+        self.engine = engine
+        self.live = live
+        self.steps = steps
         self._seen: dict[str, float] = {}
+        self._in_steps = 0.0  # seconds inside training steps: evaluations are not counted
+        self._steps = 0
+        self._began = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer."""
+        self._began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer."""
+        self._in_steps += time.monotonic() - self._began
+        self._steps += 1
         self.bar.advance()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
@@ -31,7 +49,23 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # untyped base class
         for key, name in (("loss", "loss"), (f"eval_{METRIC}", "dev")):
             if logs and key in logs:
                 self._seen[name] = logs[key]
-        self.bar.note("  ".join(f"{name} {value:.4f}" for name, value in self._seen.items()))
+        speed = self._speed(args.train_batch_size, state.global_step)
+        shown = [f"{name} {value:.4f}" for name, value in self._seen.items()]
+        if speed:
+            shown.append(f"{speed['examples_per_s']:.0f} examples/s  {speed['tokens_per_s']:,.0f} tokens/s")
+        self.bar.note("  ".join(shown))
+        with self.live.open("a", encoding="utf-8") as out:
+            out.write(json.dumps({"step": state.global_step, "of": self.steps, **self._seen, **speed}) + "\n")
+
+    def _speed(self, batch_size: int, step: int) -> dict[str, float]:
+        if not self._steps or not self._in_steps:
+            return {}
+        a_step = self._in_steps / self._steps
+        return {
+            "examples_per_s": round(batch_size / a_step, 2),
+            "tokens_per_s": round(self.engine.tokens_done / self._in_steps, 1),
+            "seconds_left": round((self.steps - step) * a_step, 1),
+        }
 
 
 class EarlyStop(TrainerCallback):  # type: ignore[misc]  # untyped base class

@@ -1,0 +1,298 @@
+"""Is shoptalk's training faster than the tutorial's script, and as good? Both sides in one run, on the same pairs.
+
+Stock is what tutorials copy: SentenceTransformerTrainer, MultipleNegativesRankingLoss, batch 64, learning rate 2e-5, 10% warm-up,
+fp32, 256 tokens, the model's own dropout. Test splits are never opened. The last line of stdout is one line of JSON.
+
+    python benchmarks/training.py --data BEIR_FOLDER             throughput, then one seed of both recipes (20 minutes at most)
+    python benchmarks/training.py --data BEIR_FOLDER --quality   three seeds a side on 1,000 pairs
+    python benchmarks/training.py --data BEIR_FOLDER --group 3   several queries a passage (see --help)
+
+Throughput: steps of both sides taken in turns in one process, evaluation excluded. Quality: both sides train on the same pairs and
+are scored by the same code on the same dev part of the haystack; shoptalk's side is the pipeline's own stage with its defaults.
+"""
+
+import argparse
+import contextlib
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import shoptalk
+from shoptalk.beir import read_dataset
+from shoptalk.models.encoder import CachedEncoder, TorchEncoder
+from shoptalk.models.finding import find_model
+from shoptalk.models.hardware import choose_hardware
+from shoptalk.models.loading import load_model, quiet_libraries, training_dropout
+from shoptalk.settings import Settings, with_values
+from shoptalk.training.batches import prepare_batches
+from shoptalk.training.dev import METRIC, DevScore, dev_part
+from shoptalk.training.finetuning import build_loss
+from shoptalk.training.negatives import read_examples
+
+STOCK = {"batch_size": 64, "learning_rate": 2e-5, "warmup": 0.1, "epochs": 3, "max_tokens": 256}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, type=Path, help="a BEIR folder with a train split")
+    parser.add_argument("--pairs", type=int, default=1_000, help="training queries of the quality part")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps a side")
+    parser.add_argument("--seeds", type=int, nargs="+", default=None)
+    parser.add_argument("--quality", action="store_true", help="three seeds a side instead of one")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of shoptalk's side, as in train.batch_size=64")
+    parser.add_argument("--only-throughput", action="store_true")
+    parser.add_argument("--one-side", choices=("stock", "shoptalk"), help=argparse.SUPPRESS)
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one_side:
+        print(json.dumps(one_side(arguments)))
+        return
+    seeds = arguments.seeds or ([1, 2, 3] if arguments.quality else [1])
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {seed: prepare(arguments, Path(folder) / str(seed), seed) for seed in seeds}
+        record: dict[str, Any] = {"data": arguments.data.name, "pairs": arguments.pairs, "seeds": seeds}
+        record |= throughput(runs[seeds[0]], arguments)
+        say("throughput", record)
+        if not arguments.only_throughput:
+            record |= quality(runs, arguments)
+        print(json.dumps(record))
+
+
+def say(what: str, found: Any) -> None:
+    print(what, json.dumps(found), file=sys.stderr, flush=True)
+
+
+def prepare(arguments: argparse.Namespace, folder: Path, seed: int) -> Path:
+    """A run folder up to the training examples, so that both sides have the same pairs and dev queries."""
+    fixed = [f"seed={seed}", f"dataset.max_train={arguments.pairs}", "model.max_tokens=256"]
+    shoptalk.run(arguments.data, folder, settings=with_values(Settings(), [*fixed, *arguments.set]), until="negatives")
+    return folder
+
+
+def settings_of(run: Path) -> Settings:
+    from shoptalk.settings import read_settings
+
+    return read_settings(run / "shoptalk.yaml")
+
+
+class Side:
+    """One side's model with an optimizer, a step at a time, on batches of the same pairs."""
+
+    def __init__(self, name: str, run: Path) -> None:
+        import torch
+
+        from shoptalk.training.engine import Engine, fast_training
+
+        self.name = name
+        settings = with_values(settings_of(run), [f"train.batch_size={STOCK['batch_size']}"])
+        if name == "stock":
+            settings = with_values(settings, ["train.loss=multiple-negatives", "model.precision=fp32"])
+        dataset = read_dataset(run / "dataset", ["train"])
+        batches = prepare_batches(dataset, read_examples(run / "examples"), settings, run / "cache")
+        self.hardware = choose_hardware(settings.model)
+        self.model = load_model(find_model(settings.model.base), settings.model, self.hardware.device)
+        self.loss = build_loss(self.model, batches, settings, self.hardware.device)
+        self.engine = Engine.on(self.hardware)
+        self.context = contextlib.ExitStack()
+        if name == "shoptalk":
+            attention = 0.0 if self.hardware.device == "cpu" else None
+            self.context.enter_context(training_dropout(self.model, attention, settings.train.hidden_dropout))
+            self.context.enter_context(fast_training(self.model, self.engine))
+        self.model.train()
+        self.columns = batches.rows
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-5, fused=True)
+
+    def step(self, chosen: list[int]) -> float:
+        """Seconds of one optimizer step on these rows, tokenizing included."""
+        import torch
+
+        started = time.perf_counter()
+        features, label = [], None
+        for name, column in self.columns.items():
+            if name == "label":
+                label = torch.tensor([column[i] for i in chosen])
+                continue
+            tokens = self.model.preprocess([column[i] for i in chosen])
+            features.append({k: v.to(self.model.device) if torch.is_tensor(v) else v for k, v in tokens.items()})
+        self.engine.begin_step()
+        self.loss(features, label).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.hardware.device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+
+def throughput(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Examples per second of both sides on the same batches of 64 pairs, taken in turns, and each side's peak memory."""
+    with quiet_libraries():
+        sides = {name: Side(name, run) for name in ("stock", "shoptalk")}
+        n_rows = len(sides["stock"].columns["anchor"])
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        rows = random.Random(1)
+        for step in range(arguments.steps + 1):
+            chosen = rows.sample(range(n_rows), min(STOCK["batch_size"], n_rows))
+            for name, side in sides.items():
+                taken = side.step(chosen)
+                if step:  # the first step warms up
+                    seconds[name].append(taken)
+    speed = {name: STOCK["batch_size"] / statistics.median(taken) for name, taken in seconds.items()}
+    ratios = [a / b for a, b in zip(seconds["stock"], seconds["shoptalk"], strict=True)]
+    memory = {name: peak(run, name, arguments) for name in sides}
+    return {
+        "examples_per_s_ratio": round(statistics.median(ratios), 2),
+        "examples_per_s_ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "examples_per_s": {name: round(value, 2) for name, value in speed.items()},
+        "steps": arguments.steps,
+        "peak_rss_ratio": round(memory["shoptalk"] / memory["stock"], 3),
+        "peak_rss_mib": {name: round(value) for name, value in memory.items()},
+        "precision": choose_hardware(settings_of(run).model).precision,
+    }
+
+
+def peak(run: Path, name: str, arguments: argparse.Namespace) -> float:
+    """MiB at the peak of a process of its own that takes three steps of the same 64 longest pairs."""
+    command = [sys.executable, __file__, "--data", str(arguments.data), "--one-side", name, "--run", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.strip().splitlines()[-1])["peak_mib"])
+
+
+def one_side(arguments: argparse.Namespace) -> dict[str, float]:
+    with quiet_libraries():
+        side = Side(arguments.one_side, arguments.run)
+        longest = sorted(range(len(side.columns["anchor"])), key=lambda i: -len(side.columns["positive"][i]))
+        for _ in range(3):
+            side.step(longest[: STOCK["batch_size"]])
+    return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def quality(runs: dict[int, Path], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both sides to their end on every seed's pairs: dev nDCG@10, and how soon shoptalk reaches stock's final value."""
+    rows = []
+    for seed, run in runs.items():
+        stock, ours = train_stock(run, seed), train_shoptalk(run)
+        reached = next((at for at, score in ours["curve"] if score >= stock["dev"]), None)
+        row = {"seed": seed, "stock": stock, "shoptalk": ours, "seconds_to_stock": reached}
+        say("quality", row)
+        rows.append(row)
+    deltas = [row["shoptalk"]["dev"] - row["stock"]["dev"] for row in rows]
+    spread = statistics.stdev(deltas) / len(deltas) ** 0.5 if len(deltas) > 1 else None
+    times = [row["stock"]["seconds"] / row["seconds_to_stock"] for row in rows if row["seconds_to_stock"]]
+    return {
+        "dev_ndcg_delta": round(statistics.mean(deltas), 4),
+        "dev_ndcg_delta_standard_error": None if spread is None else round(spread, 4),
+        "time_to_quality_ratio": round(statistics.median(times), 2) if times else None,
+        "seeds_that_reached_stock": len(times),
+        "runs": rows,
+    }
+
+
+def scorer(run: Path) -> tuple[DevScore, DevScore, Any]:
+    """The dev score of checkpoints (a part of the haystack) and of results (all of it), and the base model's cached vectors."""
+    settings = settings_of(run)
+    found = find_model(settings.model.base)
+    dataset = read_dataset(run / "dataset", ["train", "dev"])
+    base = CachedEncoder(found, settings.model, run / "cache")
+    part = dev_part(dataset, base, settings.train, np.random.default_rng(settings.seed))
+    hardware = choose_hardware(settings.model, found.model_type)
+    return DevScore(part, hardware), DevScore(dataset, hardware), base
+
+
+def train_stock(run: Path, seed: int) -> dict[str, Any]:
+    """The tutorial's script, to the letter. Seconds are those of the training steps."""
+    from datasets import Dataset as Table
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from transformers.trainer_callback import PrinterCallback
+
+    settings = settings_of(run)
+    model = load_model(find_model(settings.model.base), settings.model, choose_hardware(settings.model).device)
+    examples = read_examples(run / "examples")
+    part, whole, base = scorer(run)
+    with tempfile.TemporaryDirectory() as folder, quiet_libraries():
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=folder, num_train_epochs=STOCK["epochs"], per_device_train_batch_size=STOCK["batch_size"],
+            learning_rate=STOCK["learning_rate"], warmup_steps=STOCK["warmup"], seed=seed, report_to="none",
+            save_strategy="no", disable_tqdm=True, use_cpu=str(model.device) == "cpu", logging_strategy="no",
+        )  # fmt: skip
+        table = Table.from_dict({"anchor": [e.anchor for e in examples], "positive": [e.positive for e in examples]})
+        trainer = SentenceTransformerTrainer(
+            model=model, args=arguments, train_dataset=table, loss=MultipleNegativesRankingLoss(model)
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.model_card_callback = None
+        started = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - started
+    encoder = TorchEncoder(model, choose_hardware(settings.model), "")
+    return {
+        "base": round(part.score(base), 4), "dev": round(part.score(encoder), 4), "dev_whole": round(whole.score(encoder), 4),
+        "seconds": round(seconds, 1), "steps": trainer.state.global_step,
+    }  # fmt: skip
+
+
+def train_shoptalk(run: Path) -> dict[str, Any]:
+    """The stage `train` with its defaults. The curve gives dev scores by seconds of training steps, evaluations excluded."""
+    part, whole, _ = scorer(run)
+    clock = StepClock(part)
+    with clock.watching():
+        shoptalk.run(out=run, until="train")
+    settings = settings_of(run)
+    best = load_model(find_model(str(run / "candidates" / "best")), settings.model, choose_hardware(settings.model).device)
+    encoder = TorchEncoder(best, choose_hardware(settings.model), "")
+    training = json.loads((run / "candidates" / "training.json").read_text(encoding="utf-8"))
+    return {
+        "dev": round(part.score(encoder), 4), "dev_whole": round(whole.score(encoder), 4), "steps": training["steps_done"],
+        "seconds": round(clock.seconds, 1), "curve": clock.curve, "loss": training["loss"],
+    }  # fmt: skip
+
+
+class StepClock:
+    """Seconds inside training steps, and what every evaluation said at which of them."""
+
+    def __init__(self, dev: DevScore) -> None:
+        self.seconds = 0.0
+        self.curve: list[tuple[float, float]] = []
+        self.dev = dev
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        from shoptalk.training.watching import Watch
+
+        began, ended, logged = Watch.on_step_begin, Watch.on_step_end, Watch.on_evaluate
+        clock, since = self, [0.0]
+
+        def on_step_begin(self: Any, *arguments: Any, **named: Any) -> None:
+            since[0] = time.perf_counter()
+            began(self, *arguments, **named)
+
+        def on_step_end(self: Any, *arguments: Any, **named: Any) -> None:
+            clock.seconds += time.perf_counter() - since[0]
+            ended(self, *arguments, **named)
+
+        def on_evaluate(self: Any, args: Any, state: Any, *arguments: Any, **named: Any) -> None:
+            score = [row[f"eval_{METRIC}"] for row in state.log_history if f"eval_{METRIC}" in row][-1]
+            clock.curve.append((round(clock.seconds, 1), round(score, 4)))
+            logged(self, args, state, *arguments, **named)
+
+        Watch.on_step_begin, Watch.on_step_end, Watch.on_evaluate = on_step_begin, on_step_end, on_evaluate
+        try:
+            yield
+        finally:
+            Watch.on_step_begin, Watch.on_step_end, Watch.on_evaluate = began, ended, logged
+
+
+if __name__ == "__main__":
+    main()
