@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -56,7 +55,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one_side:
-        print(json.dumps(one_side(arguments)))
+        one_side(arguments)
         return
     seeds = arguments.seeds or ([1, 2, 3] if arguments.quality else [1])
     with tempfile.TemporaryDirectory() as folder:
@@ -136,25 +135,39 @@ class Side:
 
 
 def throughput(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Examples per second of both sides on the same batches of 64 pairs, taken in turns, and each side's peak memory."""
-    with quiet_libraries():
-        sides = {name: Side(name, run) for name in ("stock", "shoptalk")}
-        n_rows = len(sides["stock"].columns["anchor"])
-        seconds: dict[str, list[float]] = {name: [] for name in sides}
-        rows = random.Random(1)
-        for step in range(arguments.steps + 1):
-            chosen = rows.sample(range(n_rows), min(STOCK["batch_size"], n_rows))
-            for name, side in sides.items():
-                taken = side.step(chosen)
-                if step:  # the first step warms up
-                    seconds[name].append(taken)
-    speed = {name: STOCK["batch_size"] / statistics.median(taken) for name, taken in seconds.items()}
+    """Examples per second of both sides on the same batches of 64 pairs, and each side's peak memory. Each side is a process of
+    its own, so that neither pays for the other's memory; they take turns, a step at a time.
+    """
+    command = [sys.executable, __file__, "--data", str(arguments.data), "--run", str(run), "--one-side"]
+    names = ("stock", "shoptalk")
+    sides = {
+        n: subprocess.Popen([*command, n], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for n in names
+    }
+
+    def ask(name: str, rows: list[int]) -> float:
+        process = sides[name]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(rows) + "\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    rows, n_rows = random.Random(1), len(read_examples(run / "examples"))
+    for step in range(arguments.steps + 1):
+        chosen = rows.sample(range(n_rows), min(STOCK["batch_size"], n_rows))
+        for name in names:
+            taken = ask(name, chosen)
+            if step:  # the first step warms up
+                seconds[name].append(taken)
+    memory = {name: ask(name, []) for name in names}
+    for process in sides.values():
+        process.wait()
     ratios = [a / b for a, b in zip(seconds["stock"], seconds["shoptalk"], strict=True)]
-    memory = {name: peak(run, name, arguments) for name in sides}
     return {
         "examples_per_s_ratio": round(statistics.median(ratios), 2),
         "examples_per_s_ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
-        "examples_per_s": {name: round(value, 2) for name, value in speed.items()},
+        "examples_per_s": {n: round(STOCK["batch_size"] / statistics.median(taken), 2) for n, taken in seconds.items()},
         "steps": arguments.steps,
         "peak_rss_ratio": round(memory["shoptalk"] / memory["stock"], 3),
         "peak_rss_mib": {name: round(value) for name, value in memory.items()},
@@ -162,20 +175,22 @@ def throughput(run: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def peak(run: Path, name: str, arguments: argparse.Namespace) -> float:
-    """MiB at the peak of a process of its own that takes three steps of the same 64 longest pairs."""
-    command = [sys.executable, __file__, "--data", str(arguments.data), "--one-side", name, "--run", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.strip().splitlines()[-1])["peak_mib"])
-
-
-def one_side(arguments: argparse.Namespace) -> dict[str, float]:
+def one_side(arguments: argparse.Namespace) -> None:
+    """Take the steps that stdin asks for, as lines of row numbers; answer with seconds, and at the end with the peak in MiB."""
     with quiet_libraries():
         side = Side(arguments.one_side, arguments.run)
-        longest = sorted(range(len(side.columns["anchor"])), key=lambda i: -len(side.columns["positive"][i]))
-        for _ in range(3):
-            side.step(longest[: STOCK["batch_size"]])
-    return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        for line in sys.stdin:
+            rows = json.loads(line)
+            if not rows:
+                print(peak_mib(), flush=True)
+                return
+            print(side.step(rows), flush=True)
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had. (getrusage also counts the parent's, at the moment of the fork.)"""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
 def quality(runs: dict[int, Path], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -250,7 +265,9 @@ def train_shoptalk(run: Path) -> dict[str, Any]:
     with clock.watching():
         shoptalk.run(out=run, until="train")
     settings = settings_of(run)
-    best = load_model(find_model(str(run / "candidates" / "best")), settings.model, choose_hardware(settings.model).device)
+    best = load_model(
+        find_model(str(run / "candidates" / "best")), settings.model, choose_hardware(settings.model).device
+    )
     encoder = TorchEncoder(best, choose_hardware(settings.model), "")
     training = json.loads((run / "candidates" / "training.json").read_text(encoding="utf-8"))
     return {

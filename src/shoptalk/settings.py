@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -105,12 +105,15 @@ class TrainSettings(_Section):
     min_steps: int = Field(100, ge=1)
     batch_size: int = Field(32, ge=2, description="different passages (or scored pairs) a step")
     queries_per_passage: int = Field(8, ge=1, description="queries of one passage in one batch, which encodes it once")
-    learning_rate: float = Field(3e-5, gt=0)
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="auto: what suits the method (3e-5 for all weights)"
+    )
     warmup_share: float = Field(0.1, ge=0, lt=1)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     weight_decay: float = Field(0.01, ge=0)
     hidden_dropout: float = Field(0.1, ge=0, lt=1)
     temperature: float = Field(0.05, gt=0, description="1 / scale of the loss's cosines")
+    negatives: int | None = Field(None, ge=0, description="hard negatives used of those an example has; empty: all")
     symmetric: bool = Field(False, description="info-nce from passage to query as well")
     evaluations: int = Field(6, ge=1, description="how often dev is looked at during training")
     patience: int = Field(3, ge=1, description="evaluations without a better dev score before it stops")
@@ -127,16 +130,27 @@ class TrainSettings(_Section):
     matryoshka: Literal["off", "halves"] | tuple[int, ...] = Field(
         "off", description="dimensions that must work when cut off; halves: the full size, its half, ... down to 32"
     )
-    guide: str = Field("", description="model that masks false negatives for the loss gist; empty: the base model itself")
+    guide: str = Field(
+        "", description="model that masks false negatives for the loss gist; empty: the base model itself"
+    )
     teacher: str = Field("", description="cross-encoder or bi-encoder that scores for margin-mse and distill-kl")
     frozen_layers: int = Field(
-        0, ge=0, description="lowest layers, with the word embeddings, that stay as they are; computed once, kept on disk"
+        0,
+        ge=0,
+        description="lowest layers, with the word embeddings, that stay as they are; computed once, kept on disk",
     )
     gradient_checkpointing: bool = Field(False, description="less memory within a chunk for a third more time")
-    chunk_tokens: int | None = Field(None, ge=16, description="tokens of one forward pass; empty: what suits the device")
-    memory_gib: float | None = Field(None, gt=0, description="memory that training may take; empty: most of what is free")
+    chunk_tokens: int | None = Field(
+        None, ge=16, description="tokens of one forward pass; empty: what suits the device"
+    )
+    memory_gib: float | None = Field(
+        None, gt=0, description="memory that training may take; empty: most of what is free"
+    )
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (), description="trackers that follow the training, through the trainer's own integrations"
+    )
+    search: int = Field(
+        0, ge=0, description="trials of a search over rate, batch, temperature, epochs, negatives; 0: none"
     )
     lora_rank: int = Field(16, ge=1, description="rank of LoRA's matrices; their weight is twice the rank")
 

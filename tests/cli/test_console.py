@@ -90,3 +90,17 @@ def test_a_terminal_shows_a_bar_for_long_work_and_is_left_clean(wait: Callable[[
     assert not reporter._progress.tasks
     assert not reporter._progress.live.is_started
     assert "done in 2.0 s" in text.getvalue()
+
+
+def test_a_terminal_shows_bars_after_a_line_that_was_said_within_the_stage(wait: Callable[[float], None]) -> None:
+    text = io.StringIO()
+    reporter = RichReporter(Console(file=text, width=120, force_terminal=True, highlight=False))
+    reporter.stage("train", "running")
+    reporter.stage("train", "20 trials, about 9 minutes here")
+    with reporting_to(reporter), task("training", 40) as bar:
+        wait(2)
+        bar.advance()
+        reporter._progress.refresh()
+        assert "training" in text.getvalue()
+    reporter.stage("train", "done in 2.0 s")
+    assert not reporter._progress.live.is_started

@@ -109,6 +109,7 @@ class _Bar:
         now = time.monotonic()
         if self._owner.console.is_terminal:
             if self._id is None and now - self._started > _SHOW_AFTER_SECONDS:
+                self._owner._progress.start()  # a line that the stage said in between has stopped it
                 self._id = self._owner._progress.add_task(self._label, total=self._total, completed=self._done, note="")
             if self._id is not None:
                 self._owner._progress.update(self._id, completed=self._done, note=self._note)

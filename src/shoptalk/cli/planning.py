@@ -17,6 +17,7 @@ import typer
 if TYPE_CHECKING:
     from shoptalk.cli.running import Request
     from shoptalk.settings import Settings
+    from shoptalk.training.forecast import Forecast
 
 _SAMPLE = 64
 _TIMED_STEPS = 2
@@ -41,6 +42,8 @@ def show_plan(request: Request, until: str, as_json: bool) -> None:
         table.add_row(stage["name"], f"{stage['minutes']:.1f}", stage["what"])
     table.add_row("in all", f"{plan['minutes']:.1f}", "an estimate from a sample; a busy machine takes longer")
     stdout().print(table)
+    for line in plan["training_in_words"]:
+        stdout().print(line, markup=False, soft_wrap=True)
 
 
 def make_plan(request: Request, until: str) -> dict[str, Any]:
@@ -56,22 +59,33 @@ def make_plan(request: Request, until: str) -> dict[str, Any]:
         pipeline.run(out=folder, settings=settings, until="dataset")
         manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["stages"]
         seconds = {name: (row["seconds"], "run for this plan") for name, row in manifest.items()}
+        ahead = None
         if pipeline.NAMES.index(until) > pipeline.NAMES.index("dataset"):
-            seconds |= _estimate(Path(folder), settings)
+            estimated, ahead = _estimate(Path(folder), settings)
+            seconds |= estimated
     names = pipeline.NAMES[: pipeline.NAMES.index(until) + 1]
     stages = [{"name": n, "minutes": round(seconds[n][0] / 60, 2), "what": seconds[n][1]} for n in names]
-    return {"stages": stages, "minutes": round(sum(stage["minutes"] for stage in stages), 2)}
+    return {
+        "stages": stages,
+        "minutes": round(sum(stage["minutes"] for stage in stages), 2),
+        "training": ahead.as_json() if ahead and "train" in names else None,
+        "training_in_words": ahead.lines() if ahead and "train" in names else [],
+    }
 
 
-def _estimate(folder: Path, settings: Settings) -> dict[str, tuple[float, str]]:
-    """Seconds and words for the stages from baseline on, from a timed sample."""
+def _estimate(folder: Path, settings: Settings) -> tuple[dict[str, tuple[float, str]], Forecast]:
+    """Seconds and words for the stages from baseline on, from a timed sample, and what training will take."""
     import numpy as np
 
     from shoptalk.beir import read_dataset
     from shoptalk.models.encoder import load_encoder
+    from shoptalk.models.finding import find_model
     from shoptalk.training.batches import plan_training, prepare_batches
-    from shoptalk.training.finetuning import time_steps
+    from shoptalk.training.engine import Engine
+    from shoptalk.training.finetuning import look_ahead
+    from shoptalk.training.methods import METHODS
     from shoptalk.training.negatives import make_examples
+    from shoptalk.training.search import search_space
 
     audit = json.loads((folder / "dataset" / "audit.json").read_text(encoding="utf-8"))
     dataset = read_dataset(folder / "dataset", ["train", "dev"])
@@ -90,17 +104,22 @@ def _estimate(folder: Path, settings: Settings) -> dict[str, tuple[float, str]]:
     examples = make_examples(dataset, {}, np.random.default_rng(settings.seed)) if dataset.qrels else []
     batches = prepare_batches(dataset, examples, settings, folder / "cache")
     plan = plan_training(batches.per_epoch, settings.train)
-    per_step = time_steps(encoder, batches, settings, _TIMED_STEPS)
+    engine = Engine.on(encoder.hardware, settings.train.chunk_tokens)
+    start = METHODS[settings.train.method].start
+    found = find_model(settings.model.base)
+    model = start(found, settings, encoder.hardware.device, folder, batches.unique_texts)
+    ahead = look_ahead(model, batches, plan, engine, settings, _TIMED_STEPS)
     dev_texts = min(n_texts, settings.train.dev_haystack)
     corpus = per_text * n_texts
-    training = plan.steps * per_step + (settings.train.evaluations + 2) * dev_texts * per_text
-    return {
+    training = ahead.seconds + (settings.train.evaluations + 2) * dev_texts * per_text
+    steps = f"{plan.steps} steps of {batches.rows_a_batch:.0f} pairs ({ahead.seconds / max(1, plan.steps):.2f} s each)"
+    if settings.train.search:
+        training *= settings.train.search * search_space(settings, examples, batches).cost
+        steps = f"{settings.train.search} trials around {steps}"
+    estimated = {
         "baseline": (corpus + 3, f"encode {n_texts:,} texts with the base model ({1 / per_text:.0f} a second)"),
         "negatives": (1.0, f"{audit['training_pairs']:,} training pairs"),
-        "train": (
-            training,
-            f"{plan.steps} steps of {batches.rows_a_batch:.0f} pairs ({per_step:.2f} s each), {settings.train.evaluations} dev evaluations",
-        ),
+        "train": (training, f"{steps}, {settings.train.evaluations} dev evaluations"),
         "select": (1.0, "keep the best checkpoint"),
         "evaluate": (
             corpus + 5,
@@ -109,3 +128,4 @@ def _estimate(folder: Path, settings: Settings) -> dict[str, tuple[float, str]]:
         "diagnose": (1024 * per_text + 2, "look for what went wrong"),
         "report": (3.0, "write report.html and result.json"),
     }
+    return estimated, ahead

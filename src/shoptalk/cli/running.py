@@ -33,6 +33,10 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, as in -
 Config = Annotated[
     Path | None, typer.Option("--config", help="Settings file. Default: ./shoptalk.yaml when there is one.")
 ]
+Search = Annotated[
+    int | None,
+    typer.Option("--search", min=0, help="Trials of a search for the best training settings, judged on dev (optuna)."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
 
 STAGE_HELP = {
@@ -90,7 +94,8 @@ def add_commands(app: typer.Typer) -> None:
     """Put `run` and the stages' commands on the app, in the order of the way of the data."""
     app.command(name="run")(run)
     for name, text in STAGE_HELP.items():
-        app.command(name=name, help=text + " Runs the stages before it if they are not done.")(_stage_command(name))
+        command = _train if name == "train" else _stage_command(name)
+        app.command(name=name, help=text + " Runs the stages before it if they are not done.")(command)
 
 
 def run(
@@ -101,6 +106,7 @@ def run(
     dev_queries: DevQueries = None,
     test_queries: TestQueries = None,
     controls: Controls = None,
+    search: Search = None,
     assignments: Set = None,
     config: Config = None,
     until: Annotated[str, typer.Option("--until", help="Last stage to run.")] = "report",
@@ -132,7 +138,7 @@ def run(
         raise typer.BadParameter(
             f"there is no verdict with --until {until}; leave out one of them", param_hint="--fail-on"
         )
-    chosen = [*(assignments or []), *([f"baseline.gate={gate}"] if gate else [])]
+    chosen = [*(assignments or []), *([f"baseline.gate={gate}"] if gate else []), *_searching(search)]
     request = Request(source, out, base_model, queries, dev_queries, test_queries, controls, chosen, config)
     if dry_run:
         from shoptalk.cli.planning import show_plan
@@ -141,6 +147,29 @@ def run(
         return 0
     result = execute(request, until, from_stage, as_json, yes)
     return 3 if fail_on is not None and result.verdict == fail_on else 0
+
+
+def _train(
+    source: Source = None,
+    out: Out = None,
+    base_model: Base = None,
+    queries: Queries = None,
+    dev_queries: DevQueries = None,
+    test_queries: TestQueries = None,
+    controls: Controls = None,
+    search: Search = None,
+    assignments: Set = None,
+    config: Config = None,
+    as_json: AsJson = False,
+) -> int:
+    chosen = [*(assignments or []), *_searching(search)]
+    request = Request(source, out, base_model, queries, dev_queries, test_queries, controls, chosen, config)
+    execute(request, "train", None, as_json, yes=False)
+    return 0
+
+
+def _searching(trials: int | None) -> list[str]:
+    return [] if trials is None else [f"train.search={trials}"]
 
 
 def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:

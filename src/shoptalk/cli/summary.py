@@ -116,6 +116,14 @@ def stage_record(folder: Path, stage: str) -> dict[str, Any]:
         "evaluate": "evaluation/comparison.json",
     }[stage]
     record: dict[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))
+    if stage == "train" and (searched := folder / "candidates" / "search.jsonl").is_file():
+        rows = [row for _, row in read_jsonl(searched)]
+        complete = [row for row in rows if row["state"] == "complete"]
+        best = max(complete, key=lambda row: (row["dev"], -row["number"]))
+        values = " ".join(f"train.{name}={value:.4g}" for name, value in best["values"].items())
+        record["search"] = (
+            f"best of {len(rows)} trials, {len(complete)} of them complete, is {best['number']}: {values}"
+        )
     if stage == "evaluate":
         deltas = {
             SHOWN[m]: f"{d['value']:+.4f} [{d['ci95'][0]:+.4f}, {d['ci95'][1]:+.4f}]"

@@ -69,6 +69,15 @@ class TorchEncoder:
         ids = tokenizer(prompted, truncation=False, padding=False, verbose=False)["input_ids"]
         return [len(row) for row in ids]
 
+    def _padded_lengths(self, texts: Sequence[str], prompt: str) -> NDArray[Any]:
+        """Tokens of each text as the model sees them, for batches of similar length; 1 where nothing is ever padded."""
+        from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+        if not texts or isinstance(self.model[0], StaticEmbedding):  # counting would take as long as encoding
+            return np.ones(len(texts), int)
+        lengths: NDArray[Any] = np.minimum(self.count_tokens(texts, prompt), self.model.max_seq_length or 1 << 30)
+        return lengths
+
     def _encode(self, texts: Sequence[str], role: Literal["query", "document"]) -> Vectors:
         unique = list(dict.fromkeys(texts))
         vectors = self._encode_unique(unique, role)
@@ -79,8 +88,7 @@ class TorchEncoder:
 
     def _encode_unique(self, texts: list[str], role: Literal["query", "document"]) -> Vectors:
         prompt, what = self.model.prompts.get(role) or "", "queries" if role == "query" else "passages"
-        limit = self.model.max_seq_length or 1 << 30
-        lengths = np.minimum(self.count_tokens(texts, prompt), limit) if texts else np.zeros(0, int)
+        lengths = self._padded_lengths(texts, prompt)
         vectors: Vectors | None = None
         was_training = self.model.training
         self.model.eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shoptalk.errors import SourceError
@@ -66,6 +66,11 @@ class Batches:
         return list(zip(*columns, strict=True))
 
     @property
+    def unique_texts(self) -> list[str]:
+        """Every text once."""
+        return list(dict.fromkeys(text for row in self.texts for text in row))
+
+    @property
     def rows_a_batch(self) -> float:
         """Rows that a batch holds on average: more than `batch_size` when queries share passages."""
         return self.n_rows / self.per_epoch
@@ -86,6 +91,8 @@ def prepare_batches(dataset: Dataset, examples: Sequence[Example], settings: Set
         raise SourceError(
             f"{len(examples)} training pairs; at least 2 are needed to train at all, 100 for it to be worth it"
         )
+    if train.negatives is not None:
+        examples = [replace(example, negatives=example.negatives[: train.negatives]) for example in examples]
     objective = choose_objective(train, "retrieval", bool(examples[0].negatives))
     arranged = objective.arrange(examples)
     known = Known.of(arranged, dataset) if objective.name == "info-nce" else None

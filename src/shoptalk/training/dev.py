@@ -6,6 +6,7 @@ alike, so it ranks the checkpoints of one run and is never reported as a result.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from shoptalk.settings import TrainSettings
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+Heard = Callable[[int, float], None]
+"""Told of an evaluation during training: the step and the dev score."""
 METRIC = "dev"
 _NEAR = 10
 
@@ -51,10 +54,11 @@ def dev_part(dataset: Dataset, base: Encoder, settings: TrainSettings, rng: np.r
 
 
 class DevScore(BaseEvaluator):  # type: ignore[misc]  # untyped base class
-    """Called by the trainer at every evaluation, and by shoptalk on the reloaded best checkpoint."""
+    """Called by the trainer at every evaluation, of which `heard` is told, and by shoptalk on the reloaded best checkpoint."""
 
-    def __init__(self, dataset: Dataset, hardware: Hardware) -> None:
+    def __init__(self, dataset: Dataset, hardware: Hardware, heard: Heard | None = None) -> None:
         super().__init__()
+        self.heard = heard
         self.dataset = dataset
         self.hardware = hardware
         self.primary_metric = METRIC
@@ -63,7 +67,10 @@ class DevScore(BaseEvaluator):  # type: ignore[misc]  # untyped base class
         self, model: SentenceTransformer, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """{"dev": score}: deterministic for the same weights."""
-        return {METRIC: self.score(TorchEncoder(model, self.hardware, digest=""))}
+        score = self.score(TorchEncoder(model, self.hardware, digest=""))
+        if self.heard is not None and steps >= 0:
+            self.heard(steps, score)
+        return {METRIC: score}
 
     def score(self, encoder: Encoder) -> float:
         """The dev score of any encoder."""

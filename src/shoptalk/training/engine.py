@@ -25,6 +25,8 @@ from shoptalk.training.kernels import cpu_kernels
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from shoptalk.training.frozen import FrozenLayers
+
 Features = dict[str, Any]
 _CHUNK_TOKENS = {"cpu": 2_048, "cuda": 16_384}
 _MIN_CHUNK_TOKENS = 64
@@ -35,13 +37,14 @@ ENGINE_FILE = "engine.json"
 class Engine:
     """How a batch is cut. `chunk_tokens`: padded tokens of one forward pass, at most (a single longer text may exceed it).
     `held_tokens`: tokens of a step whose activations are kept for the backward pass; None keeps all; beyond it they are
-    computed again. `tokens_done` counts real tokens, for whoever watches.
+    computed again. `frozen`: lower layers that are read from disk. `tokens_done` counts real tokens, for whoever watches.
     """
 
     hardware: Hardware
     chunk_tokens: int
     held_tokens: int | None = None
     tokens_done: int = 0
+    frozen: FrozenLayers | None = None
     _held: int = 0
 
     @classmethod
@@ -87,7 +90,8 @@ class Engine:
 
     def _chunk(self, forward: Callable[[Features], Features], chunk: Features) -> Tensor:
         def run(inputs: Features) -> Tensor:
-            found: Tensor = forward(dict(inputs))["sentence_embedding"]
+            whole = self.frozen.forward(forward, dict(inputs)) if self.frozen else forward(dict(inputs))
+            found: Tensor = whole["sentence_embedding"]
             return found
 
         tokens = chunk["attention_mask"].numel()
@@ -121,7 +125,7 @@ def fast_training(model: SentenceTransformer, engine: Engine) -> Iterator[None]:
     )
     model.forward = forward
     try:
-        with kernels:
+        with kernels, engine.frozen.installed() if engine.frozen else contextlib.nullcontext():
             yield
     finally:
         model.forward = stock

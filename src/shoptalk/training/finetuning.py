@@ -5,6 +5,8 @@ Killed and started again, it goes on from the last complete checkpoint.
 
 from __future__ import annotations
 
+import itertools
+import itertools
 import json
 import math
 import time
@@ -15,15 +17,17 @@ import numpy as np
 
 from shoptalk.beir import read_dataset, write_jsonl
 from shoptalk.errors import TrainingFailed
-from shoptalk.models.encoder import CachedEncoder, TorchEncoder
+from shoptalk.models.encoder import CachedEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.models.hardware import Hardware, choose_hardware
-from shoptalk.models.loading import load_model, quiet_libraries, training_dropout
+from shoptalk.models.loading import quiet_libraries, training_dropout
 from shoptalk.progress import reporter, task
 from shoptalk.settings import Settings
 from shoptalk.training.batches import Batches, Plan, plan_training, prepare_batches
 from shoptalk.training.checkpoints import SealCheckpoints, newest_complete
-from shoptalk.training.dev import METRIC, DevScore, dev_part
+from shoptalk.training.dev import METRIC, DevScore, Heard, dev_part
+from shoptalk.training.forecast import Forecast, forecast
+from shoptalk.training.methods import METHODS, learning_rate
 from shoptalk.training.negatives import read_examples
 from shoptalk.training.objectives import ObjectiveContext, matryoshka
 from shoptalk.training.watching import EarlyStop, StopOnNonFinite, Watch
@@ -35,10 +39,18 @@ if TYPE_CHECKING:
     from shoptalk.training.engine import Engine
 
 
-def finetune(stage: StageContext) -> None:
-    """Write candidates/best (a plain sentence-transformers model), log.jsonl and training.json. Raises TrainingFailed."""
+def finetune(stage: StageContext, heard: Heard | None = None) -> None:
+    """Write candidates/best (a plain sentence-transformers model), log.jsonl and training.json. Raises TrainingFailed.
+
+    `heard` is told of every dev evaluation, and what it raises ends the training. With `train.search` the best settings of a
+    search are trained with.
+    """
     import torch
 
+    if stage.settings.train.search:
+        from shoptalk.training.search import search
+
+        stage = search(stage, finetune)
     settings = stage.settings
     found = find_model(settings.model.base)
     hardware = choose_hardware(settings.model, found.model_type)
@@ -48,15 +60,19 @@ def finetune(stage: StageContext) -> None:
     batches = prepare_batches(dataset, read_examples(stage.read("examples")), settings, stage.cache)
     plan = plan_training(batches.per_epoch, settings.train)
     base = CachedEncoder(found, settings.model, stage.cache)
+    method = METHODS[settings.train.method]
     part = dataset
     if dataset.task == "retrieval":
         part = dev_part(dataset, base, settings.train, np.random.default_rng(settings.seed))
-    dev = DevScore(part, hardware)
+    dev = DevScore(part, hardware, heard)
     base_score = dev.score(base)
     with quiet_libraries():
-        model = load_model(found, settings.model, hardware.device)
+        model = method.start(found, settings, hardware.device, stage.scratch, batches.unique_texts)
         history, best_checkpoint, engine = _train(model, batches, plan, dev, stage, hardware)
-        best_score = _keep_best(Path(best_checkpoint), stage.out / "best", model, dev, history)
+        best = method.restore(model, Path(best_checkpoint))
+        best_score = _assert_score(best, Path(best_checkpoint), dev, history)
+        method.finish(best, batches.unique_texts)
+        best.save_pretrained(str(stage.out / "best"), safe_serialization=True, create_model_card=False)
     write_jsonl(stage.out / "log.jsonl", [{"step": 0, "dev": base_score}, *_log_rows(history)])
     summary = {
         "base_dev": base_score,
@@ -86,24 +102,45 @@ def build_loss(model: SentenceTransformer, batches: Batches, settings: Settings,
     return matryoshka(batches.objective.build(model, context), model, settings.train)
 
 
-def time_steps(encoder: TorchEncoder, batches: Batches, settings: Settings, n: int) -> float:
-    """Seconds of a training step, measured: forward and backward of `n` real batches after one to warm up. For plans only:
-    the encoder's model is left with gradients.
+def look_ahead(
+    model: SentenceTransformer,
+    batches: Batches,
+    plan: Plan,
+    engine: Engine,
+    settings: Settings,
+    timed: int = 1,
+) -> Forecast:
+    """What training will take, from one chunk for memory and `timed` steps for time. Sets the engine so that a batch fits.
+
+    The model and the random state are left as they were.
     """
     import torch
 
-    from shoptalk.training.engine import Engine, fast_training
+    from shoptalk.training.memory import plan_memory
 
-    model, hardware = encoder.model, encoder.hardware
+    n_rows = math.ceil(batches.rows_a_batch)
+    memory = plan_memory(model, engine, batches.texts, n_rows, settings.train.memory_gib)
+    with torch.random.fork_rng():
+        seconds = time_steps(model, batches, engine, settings, timed)
+    model.zero_grad()
+    return forecast(model, batches, plan, memory, seconds, settings)
+
+
+def time_steps(model: SentenceTransformer, batches: Batches, engine: Engine, settings: Settings, n: int) -> float:
+    """Seconds of a training step, measured: forward and backward of `n` real batches after one to warm up."""
+    import torch
+
+    from shoptalk.training.engine import fast_training
+
+    hardware = engine.hardware
     loss = build_loss(model, batches, settings, hardware.device)
     label = next((batches.rows[name] for name in ("label", "score") if name in batches.rows), None)
-    rows = iter(batches.sampler or [range(batches.n_rows)[: batches.batch_size]] * (n + 1))
-    started, done = 0.0, 0
-    engine = Engine.on(hardware, settings.train.chunk_tokens)
+    rows = itertools.cycle(batches.sampler or [range(batches.n_rows)[: batches.batch_size]])
+    started = 0.0
     with quiet_libraries(), _dropout(model, hardware, settings), fast_training(model, engine):
         model.train()
-        for chosen in rows:
-            if done == 1:
+        for step, chosen in enumerate(itertools.islice(rows, n + 1)):
+            if step == 1:
                 started = time.monotonic()
             features = []
             for name, column in batches.rows.items():
@@ -114,10 +151,7 @@ def time_steps(encoder: TorchEncoder, batches: Batches, settings: Settings, n: i
                     )
             engine.begin_step()
             loss(features, None if label is None else torch.tensor([label[i] for i in chosen])).backward()
-            done += 1
-            if done > n:
-                break
-    return (time.monotonic() - started) / max(1, done - 1) if started else 0.0
+    return (time.monotonic() - started) / n
 
 
 def _dropout(model: SentenceTransformer, hardware: Hardware, settings: Settings) -> Any:
@@ -132,10 +166,14 @@ def _train(
     from datasets import Dataset as Table
 
     from shoptalk.training.engine import Engine, fast_training
+    from shoptalk.training.frozen import FrozenLayers
     from shoptalk.training.trainer import Trainer
 
     settings, scratch = stage.settings, stage.scratch
     engine = Engine.on(hardware, settings.train.chunk_tokens)
+    if settings.train.frozen_layers:
+        engine.frozen = FrozenLayers(model, settings.train.frozen_layers, hardware, scratch / "frozen")
+        engine.frozen.freeze()
     resume = newest_complete(scratch)
     if resume is not None:
         engine.take_up(resume)
@@ -143,7 +181,8 @@ def _train(
         if state["global_step"] >= plan.steps or EarlyStop.is_due(state["log_history"], settings.train.patience):
             return state["log_history"], str(scratch / f"checkpoint-{state['best_global_step']}"), engine
     else:
-        _fit_memory(model, engine, batches, settings)
+        for line in look_ahead(model, batches, plan, engine, settings).lines():
+            reporter().stage("train", line)
     with (
         task("training", plan.steps, _step_of(resume)) as bar,
         _dropout(model, hardware, settings),
@@ -173,15 +212,6 @@ def _train(
     return trainer.state.log_history, str(scratch / f"checkpoint-{best}"), engine
 
 
-def _fit_memory(model: SentenceTransformer, engine: Engine, batches: Batches, settings: Settings) -> None:
-    from shoptalk.training.memory import plan_memory
-
-    n_rows = math.ceil(batches.rows_a_batch)
-    plan = plan_memory(model, engine, batches.texts, n_rows, settings.train.memory_gib)
-    if plan.notice:
-        reporter().stage("train", plan.notice)
-
-
 def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: Settings, hardware: Hardware) -> Any:
     from sentence_transformers import SentenceTransformerTrainingArguments
 
@@ -194,7 +224,7 @@ def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: 
         output_dir=str(scratch),
         max_steps=plan.steps,
         per_device_train_batch_size=train.batch_size,
-        learning_rate=train.learning_rate,
+        learning_rate=learning_rate(settings),
         lr_scheduler_type=train.schedule,
         warmup_steps=train.warmup_share,
         weight_decay=train.weight_decay,
@@ -220,29 +250,15 @@ def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: 
     )
 
 
-def _keep_best(
-    checkpoint: Path, out: Path, model: SentenceTransformer, dev: DevScore, history: list[dict[str, Any]]
-) -> float:
-    """Reload the best checkpoint from disk, assert that it still has its score, and save it as a plain model."""
-    from sentence_transformers import SentenceTransformer as Model
-
+def _assert_score(model: SentenceTransformer, checkpoint: Path, dev: DevScore, history: list[dict[str, Any]]) -> float:
+    """The dev score of the best checkpoint as reloaded from disk, which must be the one it had. Raises TrainingFailed."""
     said = max(row[f"eval_{METRIC}"] for row in history if f"eval_{METRIC}" in row)
-    best = Model(
-        str(checkpoint),
-        device=str(model.device),
-        trust_remote_code=False,
-        local_files_only=True,
-        model_kwargs={"use_safetensors": True},
-    )
-    best.prompts = dict(model.prompts)
-    best.max_seq_length = model.max_seq_length
-    found = dev(best)[METRIC]
+    found = dev(model)[METRIC]
     if abs(found - said) > 1e-6:
         raise TrainingFailed(
             f"{checkpoint}: scored {said:.6f} on dev while training and {found:.6f} after reloading; "
             "the checkpoint is not what was trained"
         )
-    best.save_pretrained(str(out), safe_serialization=True, create_model_card=False)
     return found
 
 

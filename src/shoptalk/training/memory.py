@@ -28,11 +28,12 @@ _MIN_CHUNK_TOKENS = 64
 @dataclass(frozen=True)
 class MemoryPlan:
     """Bytes: `fixed` for gradients and optimizer, `step` for the activations of a whole batch, `available` for both.
-    `held_tokens` is the engine's; `notice` says in words what was done to fit, and is empty when nothing was.
+    `step_tokens` are those of a batch, `held_tokens` is the engine's; `notice` says in words what was done to fit, and is empty when nothing was.
     """
 
     fixed: int
     step: int
+    step_tokens: int
     available: int
     chunk_tokens: int
     held_tokens: int | None
@@ -45,13 +46,15 @@ def plan_memory(
     """texts: rows as they will be trained on, each the texts of its columns. Measures one chunk and sets the engine by it."""
     available = int(limit_gib * 2**30) if limit_gib else int(_SHARE * _free_bytes(engine.hardware.device))
     fixed = 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    tokens_a_row = _tokens(model, texts)
     longest = max((text for row in texts[:_SAMPLE] for text in row), key=len)
+    if "attention_mask" not in model.preprocess([longest]):  # a static model: a sum of rows, nothing to keep
+        return MemoryPlan(fixed, 0, 0, available, engine.chunk_tokens, None)
     per_token = _activation_bytes(model, engine, longest) / max(1, _length(model, longest))
+    tokens_a_row = _tokens(model, texts)
     tokens = batch_size * (tokens_a_row.mean() + 2 * tokens_a_row.std() / np.sqrt(batch_size))
     step, room = int(tokens * per_token), available - fixed
     if step <= room:
-        return MemoryPlan(fixed, step, available, engine.chunk_tokens, None)
+        return MemoryPlan(fixed, step, int(tokens), available, engine.chunk_tokens, None)
     chunk = engine.chunk_tokens
     while chunk > _MIN_CHUNK_TOKENS and chunk * per_token > room:
         chunk //= 2
@@ -62,7 +65,7 @@ def plan_memory(
         f"a step of {batch_size} wants {(step + fixed) / 2**30:.1f} GiB and {available / 2**30:.1f} GiB may be used: keeping "
         f"{held:.0%} of the activations and computing the rest twice, in chunks of {chunk} tokens. The negatives stay the same"
     )
-    return MemoryPlan(fixed, step, available, chunk, engine.held_tokens, notice)
+    return MemoryPlan(fixed, step, int(tokens), available, chunk, engine.held_tokens, notice)
 
 
 def _free_bytes(device: str) -> int:

@@ -55,6 +55,11 @@ class Objective:
     build: Callable[[SentenceTransformer, ObjectiveContext], Any]
     one_negative: bool = False
 
+    @property
+    def in_batch(self) -> bool:
+        """Whether the passages of other rows serve as negatives."""
+        return self.name in _IN_BATCH
+
     def arrange(self, examples: Sequence[Example]) -> list[Example]:
         """The examples that rows and batches go by: one for each negative where the loss takes one negative at a time."""
         if not self.one_negative:
@@ -245,6 +250,7 @@ def _cosent(model: SentenceTransformer, context: ObjectiveContext) -> Any:
 
 _DATA: Mapping[Task, str] = {"retrieval": "queries with passages", "similarity": "scored pairs"}
 _NOTHING: frozenset[str] = frozenset()
+_IN_BATCH = frozenset({"info-nce", "multiple-negatives", "cached-multiple-negatives", "gist"})
 
 _ROWS = (
     Objective(

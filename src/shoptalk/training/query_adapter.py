@@ -108,7 +108,6 @@ def train_query_adapter(
     nDCG@10. The loss of a query is the mean over its positives. The same seed and number of threads give the same adapter.
     Raises SourceError for data that does not fit together, TrainingFailed when the loss is not finite.
     """
-    import torch
 
     _check(queries, passages, positives)
     score = dev if callable(dev) else _ndcg_of(*dev)

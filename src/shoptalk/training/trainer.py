@@ -13,6 +13,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from shoptalk.errors import TrainingFailed
 from shoptalk.progress import reporter
 from shoptalk.training.engine import Engine
+from shoptalk.training.lora import has_lora, load_lora, save_lora
 from shoptalk.training.sampler import ConflictFreeBatchSampler
 
 _EXPLODED = 20.0
@@ -88,8 +89,17 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]  # untyped base
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The model alone, without the card and the pickled arguments that the parent adds, and how the engine cut batches."""
         folder = Path(output_dir or self.args.output_dir)
-        self.model.save_pretrained(str(folder), create_model_card=False)
+        if has_lora(self.model):
+            save_lora(self.model, folder)
+        else:
+            self.model.save_pretrained(str(folder), create_model_card=False)
         self._engine.save(folder)
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        if has_lora(self.model):
+            load_lora(self.model, Path(checkpoint_path))
+        else:
+            super()._load_from_checkpoint(checkpoint_path)
 
 
 def _random_states(device: torch.device) -> list[tuple[Any, Any]]:
