@@ -43,9 +43,7 @@ def test_help_of_the_whole_lists_the_commands(tmp_path: Path) -> None:
 
 def test_run_keeps_its_options(tmp_path: Path) -> None:
     shown = call("run", "--help", cwd=tmp_path).out
-    names = (
-        "out base-model queries dev-queries test-queries controls search set config until from gate json yes dry-run fail-on"
-    )
+    names = "out base-model queries dev-queries test-queries controls search set config until from gate json yes dry-run fail-on"
     for name in names.split():
         assert f"--{name} " in shown
 

@@ -6,7 +6,6 @@ Killed and started again, it goes on from the last complete checkpoint.
 from __future__ import annotations
 
 import itertools
-import itertools
 import json
 import math
 import time
@@ -18,11 +17,13 @@ import numpy as np
 from shoptalk.beir import read_dataset, write_jsonl
 from shoptalk.errors import TrainingFailed
 from shoptalk.models.encoder import CachedEncoder
-from shoptalk.models.finding import find_model
+from shoptalk.models.finding import FoundModel, find_model
 from shoptalk.models.hardware import Hardware, choose_hardware
 from shoptalk.models.loading import quiet_libraries, training_dropout
 from shoptalk.progress import reporter, task
+from shoptalk.records import Dataset
 from shoptalk.settings import Settings
+from shoptalk.training.adapting import adapt_queries
 from shoptalk.training.batches import Batches, Plan, plan_training, prepare_batches
 from shoptalk.training.checkpoints import SealCheckpoints, newest_complete
 from shoptalk.training.dev import METRIC, DevScore, Heard, dev_part
@@ -57,43 +58,84 @@ def finetune(stage: StageContext, heard: Heard | None = None) -> None:
     if settings.train.threads:
         torch.set_num_threads(settings.train.threads)
     dataset = read_dataset(stage.read("dataset"), ["train", "dev"])
-    batches = prepare_batches(dataset, read_examples(stage.read("examples")), settings, stage.cache)
-    plan = plan_training(batches.per_epoch, settings.train)
     base = CachedEncoder(found, settings.model, stage.cache)
-    method = METHODS[settings.train.method]
     part = dataset
     if dataset.task == "retrieval":
         part = dev_part(dataset, base, settings.train, np.random.default_rng(settings.seed))
     dev = DevScore(part, hardware, heard)
-    base_score = dev.score(base)
-    with quiet_libraries():
-        model = method.start(found, settings, hardware.device, stage.scratch, batches.unique_texts)
-        history, best_checkpoint, engine = _train(model, batches, plan, dev, stage, hardware)
-        best = method.restore(model, Path(best_checkpoint))
-        best_score = _assert_score(best, Path(best_checkpoint), dev, history)
-        method.finish(best, batches.unique_texts)
-        best.save_pretrained(str(stage.out / "best"), safe_serialization=True, create_model_card=False)
-    write_jsonl(stage.out / "log.jsonl", [{"step": 0, "dev": base_score}, *_log_rows(history)])
-    summary = {
-        "base_dev": base_score,
-        "best_dev": best_score,
-        "best_step": int(Path(best_checkpoint).name.rpartition("-")[2]),
-        "steps": plan.steps,
-        "steps_done": max((row["step"] for row in history), default=0),
-        "epochs": plan.epochs,
-        "examples": batches.n_rows,
-        "rows_a_batch": round(batches.rows_a_batch, 1),
-        "negatives_per_example": batches.n_negatives,
-        "loss": batches.objective.name,
-        "method": settings.train.method,
+    summary = {"base_dev": dev.score(base), "method": settings.train.method, "device": hardware.device}
+    summary |= {
         "precision": hardware.precision,
         "precision_why": hardware.why,
-        "device": hardware.device,
-        "chunk_tokens": engine.chunk_tokens,
         "dev_passages": len(part.passages),
         "metric": "spearman" if dataset.task == "similarity" else "ndcg@10",
     }
-    (stage.out / "training.json").write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    with quiet_libraries():
+        if METHODS[settings.train.method].on_vectors:
+            model, log, more = _on_vectors(base, dataset, dev, settings)
+        else:
+            model, log, more = _with_the_trainer(base.found, dataset, dev, stage)
+        model.save_pretrained(str(stage.out / "best"), safe_serialization=True, create_model_card=False)
+    write_jsonl(stage.out / "log.jsonl", [{"step": 0, "dev": summary["base_dev"]}, *log])
+    text = json.dumps(summary | more, indent=1, allow_nan=False)
+    (stage.out / "training.json").write_text(text + "\n", encoding="utf-8")
+
+
+Trained = tuple["SentenceTransformer", list[dict[str, Any]], dict[str, Any]]
+"""The best model, the rows of log.jsonl after the base's, and what training.json says of the training."""
+
+
+def _on_vectors(base: CachedEncoder, dataset: Dataset, dev: DevScore, settings: Settings) -> Trained:
+    model, trained = adapt_queries(base, dataset, dev, settings)
+    log = [
+        {"step": epoch, "epoch": epoch, "loss": loss, "dev": score}
+        for epoch, (loss, score) in enumerate(zip(trained.losses, trained.scores[1:], strict=True), 1)
+    ]
+    steps = len(trained.losses)
+    return (
+        model,
+        log,
+        {
+            "best_dev": trained.scores[trained.best_epoch],
+            "best_step": trained.best_epoch,
+            "steps": steps,
+            "steps_done": steps,
+            "epochs": steps,
+            "examples": len(dataset.qrels["train"]),
+            "rows_a_batch": len(dataset.qrels["train"]),
+            "negatives_per_example": 0,
+            "loss": "info-nce",
+            "chunk_tokens": 0,
+        },
+    )
+
+
+def _with_the_trainer(found: FoundModel, dataset: Dataset, dev: DevScore, stage: StageContext) -> Trained:
+    settings, hardware = stage.settings, dev.hardware
+    batches = prepare_batches(dataset, read_examples(stage.read("examples")), settings, stage.cache)
+    plan = plan_training(batches.per_epoch, settings.train)
+    method = METHODS[settings.train.method]
+    model = method.start(found, settings, hardware.device, stage.scratch, batches.unique_texts)
+    history, checkpoint, engine = _train(model, batches, plan, dev, stage, hardware)
+    best = method.restore(model, checkpoint)
+    best_score = _assert_score(best, checkpoint, dev, history)
+    method.finish(best, batches.unique_texts)
+    return (
+        best,
+        _log_rows(history),
+        {
+            "best_dev": best_score,
+            "best_step": _step_of(checkpoint),
+            "steps": plan.steps,
+            "steps_done": max((row["step"] for row in history), default=0),
+            "epochs": plan.epochs,
+            "examples": batches.n_rows,
+            "rows_a_batch": round(batches.rows_a_batch, 1),
+            "negatives_per_example": batches.n_negatives,
+            "loss": batches.objective.name,
+            "chunk_tokens": engine.chunk_tokens,
+        },
+    )
 
 
 def build_loss(model: SentenceTransformer, batches: Batches, settings: Settings, device: str) -> Any:
@@ -161,7 +203,7 @@ def _dropout(model: SentenceTransformer, hardware: Hardware, settings: Settings)
 
 def _train(
     model: SentenceTransformer, batches: Batches, plan: Plan, dev: DevScore, stage: StageContext, hardware: Hardware
-) -> tuple[list[dict[str, Any]], str, Engine]:
+) -> tuple[list[dict[str, Any]], Path, Engine]:
     """Train, or go on training, in the stage's scratch. Returns the trainer's log, the best checkpoint's folder, the engine."""
     from datasets import Dataset as Table
 
@@ -179,7 +221,7 @@ def _train(
         engine.take_up(resume)
         state = json.loads((resume / "trainer_state.json").read_text(encoding="utf-8"))
         if state["global_step"] >= plan.steps or EarlyStop.is_due(state["log_history"], settings.train.patience):
-            return state["log_history"], str(scratch / f"checkpoint-{state['best_global_step']}"), engine
+            return state["log_history"], scratch / f"checkpoint-{state['best_global_step']}", engine
     else:
         for line in look_ahead(model, batches, plan, engine, settings).lines():
             reporter().stage("train", line)
@@ -209,7 +251,7 @@ def _train(
         raise TrainingFailed(
             f"training ended after {trainer.state.global_step} steps without any evaluation; raise train.epochs"
         )
-    return trainer.state.log_history, str(scratch / f"checkpoint-{best}"), engine
+    return trainer.state.log_history, scratch / f"checkpoint-{best}", engine
 
 
 def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: Settings, hardware: Hardware) -> Any:

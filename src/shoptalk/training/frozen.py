@@ -136,7 +136,7 @@ class FrozenLayers:
         return torch.from_numpy(np.array(stored)).view(self._dtype).view(n_tokens, -1)
 
 
-class _Reached(Exception):  # noqa: N818  # no error: the way out of a forward pass
+class _Reached(Exception):  # no error: the way out of a forward pass
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
         self.hidden = hidden

@@ -28,7 +28,9 @@ _MIN_CHUNK_TOKENS = 64
 @dataclass(frozen=True)
 class MemoryPlan:
     """Bytes: `fixed` for gradients and optimizer, `step` for the activations of a whole batch, `available` for both.
-    `step_tokens` are those of a batch, `held_tokens` is the engine's; `notice` says in words what was done to fit, and is empty when nothing was.
+
+    `step_tokens` are those of a batch, `held_tokens` is the engine's; `notice` says in words what was done to fit, and is
+    empty when nothing was.
     """
 
     fixed: int
@@ -95,7 +97,7 @@ def _activation_bytes(model: SentenceTransformer, engine: Engine, text: str) -> 
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # itself, it would hold the graph that holds it, and nothing would ever be freed
 
     def same(tensor: Any) -> Any:
         return tensor

@@ -115,14 +115,14 @@ METHODS: dict[str, Method] = {
             "query-linear",
             "the passages' vectors must stay as they are (no re-indexing), or an answer is wanted in seconds",
             "Vejvar and Fujimoto 2023",
-            1e-3,
+            0.1,
             on_vectors=True,
         ),
         Method(
             "query-mlp",
             "the same with a hidden layer, for a thousand training queries and more",
             "Vejvar and Fujimoto 2023",
-            1e-3,
+            0.1,
             on_vectors=True,
         ),
         Method(

@@ -35,7 +35,7 @@ from shoptalk.models.encoder import TorchEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.models.hardware import choose_hardware
 from shoptalk.models.loading import quiet_libraries
-from shoptalk.progress import Reporter, Task, reporter, reporting_to, task
+from shoptalk.progress import Reporter, reporter, reporting_to, task
 from shoptalk.records import Dataset, Example
 from shoptalk.settings import Settings
 from shoptalk.training.batches import Batches, plan_training, prepare_batches
