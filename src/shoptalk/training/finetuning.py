@@ -31,6 +31,7 @@ from shoptalk.training.forecast import Forecast, forecast
 from shoptalk.training.methods import METHODS, learning_rate
 from shoptalk.training.negatives import read_examples
 from shoptalk.training.objectives import ObjectiveContext, matryoshka
+from shoptalk.training.trackers import trackers
 from shoptalk.training.watching import EarlyStop, StopOnNonFinite, Watch
 from shoptalk.workspace import StageContext
 
@@ -226,6 +227,7 @@ def _train(
         for line in look_ahead(model, batches, plan, engine, settings).lines():
             reporter().stage("train", line)
     with (
+        trackers(settings.train, stage.cache.with_name("tensorboard")),
         task("training", plan.steps, _step_of(resume)) as bar,
         _dropout(model, hardware, settings),
         fast_training(model, engine),

@@ -127,7 +127,7 @@ def load_lora(model: SentenceTransformer, folder: Path) -> None:
 def merge_lora(model: SentenceTransformer, probes: Sequence[str]) -> float:
     """Add the adapters to the weights, in place, and leave a plain model without a trace of PEFT.
 
-    probes: texts that are encoded before and after, in fp32. Returns the smallest cosine between the two. Raises MissingPart,
+    probes: texts that are encoded before and after, in fp32. Returns the smallest cosine between the two. Raises
     ModelError without LoRA, and TrainingFailed when that cosine is under 0.9999, when a weight is not finite, or without probes.
     """
     from peft.tuners.lora import LoraLayer

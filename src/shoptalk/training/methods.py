@@ -114,14 +114,14 @@ METHODS: dict[str, Method] = {
         Method(
             "query-linear",
             "the passages' vectors must stay as they are (no re-indexing), or an answer is wanted in seconds",
-            "Vejvar and Fujimoto 2023",
+            "Yoon et al. 2023 (Search-Adaptor)",
             0.1,
             on_vectors=True,
         ),
         Method(
             "query-mlp",
             "the same with a hidden layer, for a thousand training queries and more",
-            "Vejvar and Fujimoto 2023",
+            "Yoon et al. 2023 (Search-Adaptor)",
             0.1,
             on_vectors=True,
         ),
