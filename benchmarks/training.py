@@ -3,9 +3,9 @@
 Stock is what tutorials copy: SentenceTransformerTrainer, MultipleNegativesRankingLoss, batch 64, learning rate 2e-5, 10% warm-up,
 fp32, 256 tokens, the model's own dropout. Test splits are never opened. The last line of stdout is one line of JSON.
 
-    python benchmarks/training.py --data BEIR_FOLDER             throughput, then one seed of both recipes (20 minutes at most)
-    python benchmarks/training.py --data BEIR_FOLDER --quality   three seeds a side on 1,000 pairs
-    python benchmarks/training.py --data BEIR_FOLDER --group 3   several queries a passage (see --help)
+    python benchmarks/training.py --data BEIR_FOLDER                     throughput; one seed of both recipes on 300 pairs
+    python benchmarks/training.py --data BEIR_FOLDER --quality           three seeds a side on 1,000 pairs (an hour and more)
+    python benchmarks/training.py --data BEIR_FOLDER --shared-by 3       only passages that three or more training queries share
 
 Throughput: steps of both sides taken in turns in one process, evaluation excluded. Quality: both sides train on the same pairs and
 are scored by the same code on the same dev part of the haystack; shoptalk's side is the pipeline's own stage with its defaults.
@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,12 @@ STOCK = {"batch_size": 64, "learning_rate": 2e-5, "warmup": 0.1, "epochs": 3, "m
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="a BEIR folder with a train split")
-    parser.add_argument("--pairs", type=int, default=1_000, help="training queries of the quality part")
+    parser.add_argument(
+        "--pairs", type=int, default=None, help="training queries of the quality part: 300, with --quality 1,000"
+    )
+    parser.add_argument(
+        "--shared-by", type=int, default=1, help="keep training queries whose passage has so many at least"
+    )
     parser.add_argument("--steps", type=int, default=20, help="timed steps a side")
     parser.add_argument("--seeds", type=int, nargs="+", default=None)
     parser.add_argument("--quality", action="store_true", help="three seeds a side instead of one")
@@ -57,8 +63,11 @@ def main() -> None:
     if arguments.one_side:
         one_side(arguments)
         return
+    arguments.pairs = arguments.pairs or (1_000 if arguments.quality else 300)
     seeds = arguments.seeds or ([1, 2, 3] if arguments.quality else [1])
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.shared_by > 1:
+            arguments.data = only_shared(arguments.data, arguments.shared_by, Path(folder) / arguments.data.name)
         runs = {seed: prepare(arguments, Path(folder) / str(seed), seed) for seed in seeds}
         record: dict[str, Any] = {"data": arguments.data.name, "pairs": arguments.pairs, "seeds": seeds}
         record |= throughput(runs[seeds[0]], arguments)
@@ -70,6 +79,20 @@ def main() -> None:
 
 def say(what: str, found: Any) -> None:
     print(what, json.dumps(found), file=sys.stderr, flush=True)
+
+
+def only_shared(data: Path, n: int, folder: Path) -> Path:
+    """A copy of a BEIR folder with those training queries alone whose passage answers `n` of them or more; all passages stay."""
+    rows = [line.split("\t") for line in (data / "qrels" / "train.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    shared = Counter(passage for _, passage, _ in rows)
+    kept = [row for row in rows if shared[row[1]] >= n]
+    (folder / "qrels").mkdir(parents=True)
+    lines = ["query-id\tcorpus-id\tscore", *("\t".join(row) for row in kept)]
+    (folder / "qrels" / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (folder / name).write_bytes((data / name).read_bytes())
+    say("shared", {"queries": len({row[0] for row in kept}), "passages": len({row[1] for row in kept})})
+    return folder
 
 
 def prepare(arguments: argparse.Namespace, folder: Path, seed: int) -> Path:

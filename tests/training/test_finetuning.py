@@ -19,7 +19,7 @@ from shoptalk.models.loading import load_model
 from shoptalk.progress import Task, reporting_to
 from shoptalk.settings import TrainSettings
 from shoptalk.training import finetune, finetuning
-from shoptalk.training.batches import plan_training
+from shoptalk.training.batches import Plan, plan_training
 from shoptalk.training.dev import DevScore
 from shoptalk.training.finetuning import _assert_score, build_loss
 from shoptalk.training.methods import _reload
@@ -286,8 +286,9 @@ def test_another_seed_gives_other_weights(trained: StageContext, tmp_path: Path)
 def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_weights(
     trained: StageContext, tmp_path: Path
 ) -> None:
-    total, every = training_of(trained)["steps"], training_of(trained)["steps"] // QUICK["evaluations"]
-    with pytest.raises(KeyboardInterrupt), reporting_to(Spy(interrupt_after=every + 3)):
+    total = training_of(trained)["steps"]
+    first = Plan(total, 1).evaluations(QUICK["evaluations"])[0]
+    with pytest.raises(KeyboardInterrupt), reporting_to(Spy(interrupt_after=first + 3)):
         train_toy(tmp_path, toy_retrieval(), trained.settings)
     goes_on = Spy()
     with reporting_to(goes_on):
@@ -295,7 +296,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_weights(
             tmp_path / "train", trained.settings, dataset=tmp_path / "dataset", examples=tmp_path / "examples" / "out"
         )
         finetune(stage)
-    assert (goes_on.begun_at, goes_on.steps) == (every, total - every)
+    assert (goes_on.begun_at, goes_on.steps) == (first, total - first)
     assert weights_of(stage) == weights_of(trained)
     assert training_of(stage) == training_of(trained)
     assert log_of(stage) == log_of(trained)
@@ -397,3 +398,9 @@ def test_epochs_make_at_least_min_steps_within_3_and_10_unless_they_are_named(
 def test_the_trainer_takes_the_planned_steps(trained: StageContext) -> None:
     summary = training_of(trained)
     assert summary["steps_done"] == summary["steps"] == 10 * -(-92 // 16)
+
+
+def test_dev_is_looked_at_more_often_early_and_always_at_the_end() -> None:
+    assert Plan(100, 1).evaluations(6) == [5, 9, 17, 34, 67, 100]
+    assert Plan(100, 1).evaluations(1) == [100]
+    assert Plan(2, 1).evaluations(6) == [1, 2]

@@ -60,8 +60,9 @@ class RichReporter:
         """One line a stage; while it runs, a terminal shows it moving."""
         if self._running is not None:
             self._progress.remove_task(self._running)
-            self._progress.stop()
             self._running = None
+        if self._progress.live.is_started:
+            self._progress.stop()
         if what != "running" or not self.console.is_terminal:
             self.console.print(f"{name:<10} {what}", markup=False)
         else:

@@ -29,6 +29,14 @@ class Plan:
         """Optimizer steps in all."""
         return self.steps_per_epoch * self.epochs
 
+    def evaluations(self, n: int) -> list[int]:
+        """At which steps dev is looked at: half of `n` evenly, the last at the end, the other half denser and denser towards the
+        start. On small data the best checkpoint is often an early one: docs/experiments.md, evaluation-points.
+        """
+        evenly = [(i + 1) / -(-n // 2) for i in range(-(-n // 2))]
+        early = [evenly[0] / 2 ** (i + 1) for i in range(n // 2)]
+        return sorted({max(1, math.ceil(self.steps * share)) for share in [*early, *evenly]})
+
 
 def plan_training(steps_per_epoch: int, settings: TrainSettings) -> Plan:
     """Epochs: the number asked for, or as many as make `min_steps`, between 3 and 10."""

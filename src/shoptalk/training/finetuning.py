@@ -32,7 +32,7 @@ from shoptalk.training.methods import METHODS, learning_rate
 from shoptalk.training.negatives import read_examples
 from shoptalk.training.objectives import ObjectiveContext, matryoshka
 from shoptalk.training.trackers import trackers
-from shoptalk.training.watching import EarlyStop, StopOnNonFinite, Watch
+from shoptalk.training.watching import EarlyStop, EvaluateAt, StopOnNonFinite, Watch
 from shoptalk.workspace import StageContext
 
 if TYPE_CHECKING:
@@ -241,6 +241,7 @@ def _train(
             loss=build_loss(model, batches, settings, hardware.device),
             evaluator=dev,
             callbacks=[
+                EvaluateAt(plan.evaluations(settings.train.evaluations)),
                 SealCheckpoints(),
                 StopOnNonFinite(scratch),
                 EarlyStop(settings.train.patience),
@@ -260,7 +261,6 @@ def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: 
     from sentence_transformers import SentenceTransformerTrainingArguments
 
     train = settings.train
-    every = max(1, math.ceil(plan.steps / train.evaluations))
     query, passage = model.prompts.get("query") or "", model.prompts.get("document") or ""
     columns = {"anchor": query, "sentence1": query, "sentence2": query, "positive": passage}
     columns |= {f"negative_{i}": passage for i in range(1, 33)}
@@ -278,10 +278,10 @@ def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: 
         gradient_checkpointing=train.gradient_checkpointing,
         use_cpu=not str(model.device).startswith("cuda"),
         prompts={column: prompt for column, prompt in columns.items() if prompt} or None,
-        eval_strategy="steps",
-        eval_steps=every,
+        eval_strategy="steps",  # EvaluateAt says when
+        eval_steps=plan.steps,
         save_strategy="steps",
-        save_steps=every,
+        save_steps=plan.steps,
         save_total_limit=2,
         metric_for_best_model=f"eval_{METRIC}",
         greater_is_better=True,

@@ -284,7 +284,7 @@ class _Search:
         for folder in self.stage.scratch.glob("trial-*"):
             if best is None or folder.name != f"trial-{best['number']}":
                 shutil.rmtree(folder)
-        gc.collect()  # a trainer and its model hold each other, and their memory is wanted for the next
+        #gc.collect()  # a trainer and its model hold each other, and their memory is wanted for the next
 
 
 class _BarsOf:

@@ -68,6 +68,21 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # untyped base class
         }
 
 
+class EvaluateAt(TrainerCallback):  # type: ignore[misc]  # untyped base class
+    """Evaluates and saves a checkpoint after the steps named; in long runs saves in between, so that a kill costs little."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self.steps = frozenset(steps)
+        self.save_every = max(50, max(steps) // 20)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the trainer."""
+        control.should_evaluate = state.global_step in self.steps
+        control.should_save = control.should_evaluate or state.global_step % self.save_every == 0
+        # The trainer forgets, when it is resumed, the losses since the last line of its log: so none before a checkpoint.
+        control.should_log = control.should_log or control.should_save
+
+
 class EarlyStop(TrainerCallback):  # type: ignore[misc]  # untyped base class
     """Stops after `patience` evaluations without a better dev score. Keeps no state: the log alone decides, so a resumed
     run stops where the undisturbed one does.
