@@ -106,7 +106,7 @@ class TrainSettings(_Section):
     batch_size: int = Field(32, ge=2, description="different passages (or scored pairs) a step")
     queries_per_passage: int = Field(8, ge=1, description="queries of one passage in one batch, which encodes it once")
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
-        "auto", description="auto: what suits the method (3e-5 for all weights)"
+        "auto", description="auto: what suits the method (4e-5 for all weights)"
     )
     warmup_share: float = Field(0.1, ge=0, lt=1)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"

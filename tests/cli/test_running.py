@@ -206,6 +206,45 @@ def test_a_plan_as_json_ends_at_the_stage_that_is_asked_for(tmp_path: Path, tiny
     assert plan["minutes"] == pytest.approx(sum(stage["minutes"] for stage in plan["stages"]))
 
 
+# Searching
+
+
+def test_train_with_search_keeps_the_best_and_says_what_was_tried(tmp_path: Path, tiny_bert: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl")
+    options = quickly(tiny_bert, "train.epochs=2")
+    done = call("train", "pairs.jsonl", "--out", "run", *options, "--search", 2, "--json", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert read_settings(tmp_path / "run" / "shoptalk.yaml").train.search == 2
+    lines = (tmp_path / "run" / "candidates" / "search.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["number"] for row in rows] == [0, 1]
+    assert rows[0]["values"]["learning_rate"] == 5e-3
+    assert done.record["best_dev"] == max(row["dev"] for row in rows)
+    assert done.record["search"].startswith("best of 2 trials, 2 of them complete, is ")
+    assert "search: 2 trials, about" in done.err
+    assert (tmp_path / "run" / "search.db").is_file()
+    assert not (tmp_path / "run" / ".work").exists()
+
+    again = call("train", "pairs.jsonl", "--out", "run", *options, "--search", 2, "--json", cwd=tmp_path)
+    assert again.record == done.record
+    assert "train      unchanged" in again.err
+
+
+def test_run_takes_search_too_and_plans_it(tmp_path: Path, tiny_bert: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl")
+    command = ["run", "pairs.jsonl", "--out", "run", *quickly(tiny_bert), "--search", 7]
+    assert call(*command, "--until", "ingest", cwd=tmp_path).code == 0
+    assert read_settings(tmp_path / "run" / "shoptalk.yaml").train.search == 7
+    plan = call(*command, "--dry-run", "--until", "train", "--json", cwd=tmp_path).record
+    assert plan["stages"][-1]["what"].startswith("7 trials around 60 steps of ")
+
+
+def test_fewer_trials_than_none_are_refused(tmp_path: Path) -> None:
+    done = call("train", "pairs.jsonl", "--search", -1, cwd=tmp_path)
+    assert done.code == 2
+    assert "--search" in done.err
+
+
 # Scored pairs
 
 

@@ -284,3 +284,23 @@ def test_duplicates_are_named_with_their_share() -> None:
     finding = found("duplicates", audit={"passages": 1_000, "passages_in_near_duplicate_clusters": 300})
     assert finding is not None
     assert finding.evidence.startswith("300 of 1,000 passages (30%)")
+
+
+def test_a_model_that_moves_queries_alone_is_not_unchanged(untaught: Encoder, taught: Encoder) -> None:
+    """A query-side adapter: passages keep the base's vectors bit for bit."""
+
+    class OnlyQueries:
+        digest = "only queries"
+        encode_queries = staticmethod(taught.encode_queries)
+        encode_passages = staticmethod(untaught.encode_passages)
+
+    example = Example("q0", "p0", "what is the booking hotel", "on the price form")
+    assert found("unchanged-embeddings", base=untaught, tuned=OnlyQueries(), examples=[example]) is None
+    assert found("unchanged-embeddings", base=untaught, tuned=untaught, examples=[example]) is not None
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"), [("info-nce", True), ("gist", True), ("margin-mse", False), ("triplet", False)]
+)
+def test_a_loss_that_fits_scores_may_end_at_zero(loss: str, said: bool) -> None:
+    assert (found("memorised", log=losses(0.0), training={"loss": loss}) is not None) == said

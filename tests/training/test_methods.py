@@ -212,3 +212,37 @@ def test_a_training_can_be_followed_by_a_file(tiny_bert: Path, tmp_path: Path) -
     assert rows[-1]["seconds_left"] == 0
     assert all(row["examples_per_s"] > 0 and row["tokens_per_s"] > row["examples_per_s"] for row in rows)
     assert {"loss", "dev"} <= rows[-1].keys()
+
+
+def test_gradient_checkpointing_computes_layers_twice_and_changes_no_result(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.bert.modeling_bert import BertIntermediate
+
+    forward, calls, weights, counts = BertIntermediate.forward, [0], [], []
+
+    def counted(self: Any, *arguments: Any, **named: Any) -> Any:
+        calls[0] += self.training
+        return forward(self, *arguments, **named)
+
+    monkeypatch.setattr(BertIntermediate, "forward", counted)
+    for checkpointing in (False, True):
+        calls[0] = 0
+        settings = settings_for(tiny_bert, "full", epochs=2, hidden_dropout=0.1, gradient_checkpointing=checkpointing)
+        stage = train_toy(tmp_path / str(checkpointing), toy_retrieval(), settings)
+        weights.append(sha256_of(stage.out / "best" / "model.safetensors"))
+        counts.append(calls[0])
+    assert weights[0] == weights[1]
+    assert counts[1] > 1.5 * counts[0]
+
+
+def test_two_runs_with_one_seed_give_equal_weights_and_another_seed_gives_others(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    def trained(name: str, seed: int) -> dict[str, str]:
+        settings = settings_for(tiny_bert, "full", epochs=2, hidden_dropout=0.1).model_copy(update={"seed": seed})
+        return _weights(train_toy(tmp_path / name, toy_retrieval(), settings))
+
+    first = trained("first", 1)
+    assert trained("again", 1) == first
+    assert trained("other", 2) != first

@@ -6,7 +6,9 @@ import math
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -111,31 +113,7 @@ def bytes_of(stage: StageContext) -> bytes:
 # Real trainings
 
 
-@pytest.fixture
-def rates_of_tiny_bert(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the search look where a random BERT of 32 dimensions learns something."""
-    monkeypatch.setitem(METHODS, "full", replace(METHODS["full"], learning_rate=2e-3))
-
-
 SHORT = {"epochs": 4, "evaluations": 3}
-
-
-def test_a_search_finds_better_settings_than_a_bad_default_and_trains_with_them(
-    tmp_path: Path, tiny_bert: Path, rates_of_tiny_bert: None
-) -> None:
-    bad = toy_settings(tiny_bert, train={**SHORT, "learning_rate": 1e-7, "search": 6})
-    stage = train_toy(tmp_path / "search", toy_retrieval(), bad)
-    rows, summary = rows_of(stage), training_of(stage)
-    best = best_trial(rows)
-    assert best is not None
-    assert rows[0]["values"]["learning_rate"] == 1e-7
-    assert best["dev"] > rows[0]["dev"] + 0.2
-    assert (summary["best_dev"], summary["steps_done"]) == (best["dev"], best["steps"])
-
-    alone = toy_settings(tiny_bert, train={**SHORT, **best["values"]})
-    again = train_toy(tmp_path / "alone", toy_retrieval(), alone)
-    assert training_of(again) == summary
-    assert sha256_of(again.out / "best" / "model.safetensors") == sha256_of(stage.out / "best" / "model.safetensors")
 
 
 class Interrupts:
@@ -157,10 +135,78 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
-def test_a_search_that_was_cut_off_inside_a_trial_goes_on_there_to_the_same_model(
-    tmp_path: Path, tiny_bert: Path, rates_of_tiny_bert: None
+@contextmanager
+def rates_of_tiny_bert() -> Iterator[list[weakref.ref[Any]]]:
+    """Lets a search look where a random BERT of 32 dimensions learns something; all models that are loaded for training."""
+    loaded: list[weakref.ref[Any]] = []
+
+    def start(*arguments: Any) -> Any:
+        model = full.start(*arguments)
+        loaded.append(weakref.ref(model))
+        return model
+
+    full = METHODS["full"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "full", replace(full, learning_rate=2e-3, start=start))
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def from_bad_default(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> tuple[StageContext, int, list[int]]:
+    """A search that begins with a learning rate at which nothing is learned, the training steps it took, and how many models
+    were in memory when each training began its steps.
+    """
+    alive: list[int] = []
+
+    class Counting(Interrupts):
+        def start(self, label: str, total: int | None, done: int = 0) -> Task:
+            if label == "training":
+                alive.append(sum(model() is not None for model in loaded))
+            return super().start(label, total, done)
+
+    settings = toy_settings(tiny_bert, train={**SHORT, "learning_rate": 1e-7, "search": 6})
+    settings = settings.model_copy(update={"seed": 2})  # which draws what is pruned among the six
+    with rates_of_tiny_bert() as loaded, reporting_to(counted := Counting()):
+        stage = train_toy(tmp_path_factory.mktemp("search"), toy_retrieval(), settings)
+    return stage, counted.steps, alive
+
+
+def test_a_search_finds_better_settings_than_a_bad_default_and_trains_with_them(
+    from_bad_default: tuple[StageContext, int, list[int]], tmp_path: Path, tiny_bert: Path
 ) -> None:
-    settings = toy_settings(tiny_bert, train={**SHORT, "learning_rate": "auto", "search": 3})
+    stage, _, _ = from_bad_default
+    rows, summary = rows_of(stage), training_of(stage)
+    best = best_trial(rows)
+    assert best is not None
+    assert rows[0]["values"]["learning_rate"] == 1e-7
+    assert best["dev"] > rows[0]["dev"] + 0.2
+    assert (summary["best_dev"], summary["steps_done"]) == (best["dev"], best["steps"])
+
+    alone = toy_settings(tiny_bert, train={**SHORT, **best["values"]}).model_copy(update={"seed": 2})
+    again = train_toy(tmp_path / "alone", toy_retrieval(), alone)
+    assert training_of(again) == summary
+    assert sha256_of(again.out / "best" / "model.safetensors") == sha256_of(stage.out / "best" / "model.safetensors")
+
+
+def test_a_pruned_training_ends_at_its_evaluation_and_the_best_is_not_trained_twice(
+    from_bad_default: tuple[StageContext, int, list[int]],
+) -> None:
+    stage, steps, _ = from_bad_default
+    rows = rows_of(stage)
+    assert {row["state"] for row in rows} == {"complete", "pruned"}
+    assert steps == sum(row["steps"] for row in rows)
+
+
+def test_a_training_is_out_of_memory_when_the_next_begins(
+    from_bad_default: tuple[StageContext, int, list[int]],
+) -> None:
+    assert from_bad_default[2] == [1] * 6
+
+
+def test_a_search_that_was_cut_off_inside_a_trial_goes_on_there_to_the_same_model(
+    tmp_path: Path, tiny_bert: Path
+) -> None:
+    settings = toy_settings(tiny_bert, train={**SHORT, "hidden_dropout": 0.1, "search": 3})
     undisturbed = Interrupts()
     with reporting_to(undisturbed):
         whole = train_toy(tmp_path / "whole", toy_retrieval(), settings)
@@ -187,15 +233,6 @@ def test_a_search_that_was_cut_off_inside_a_trial_goes_on_there_to_the_same_mode
     assert undisturbed.steps - before < goes_on.steps < undisturbed.steps - rows[0]["steps"]
 
 
-def test_a_pruned_training_ends_at_its_evaluation(tmp_path: Path, tiny_bert: Path, rates_of_tiny_bert: None) -> None:
-    settings = toy_settings(tiny_bert, train={**SHORT, "learning_rate": "auto", "search": 8})
-    counted = Interrupts()
-    with reporting_to(counted):
-        rows = rows_of(train_toy(tmp_path, toy_retrieval(), settings))
-    assert {row["state"] for row in rows} == {"complete", "pruned"}
-    assert counted.steps == sum(row["steps"] for row in rows)
-
-
 # What is tried
 
 
@@ -210,12 +247,10 @@ def test_the_first_trial_is_the_runs_own_settings(ready: Ready) -> None:
 
 
 def test_automatic_settings_are_written_as_the_numbers_they_are(ready: Ready) -> None:
-    stage = ready(1, epochs="auto", learning_rate="auto", batch_size=32)
-    search(stage, Landscape())
-    values = {"learning_rate": 3e-5, "batch_size": 32, "epochs": 10, "temperature": 0.05}
-    assert rows_of(stage) == [
-        {"number": 0, "state": "complete", "values": values, "dev": pytest.approx(0.869, abs=1e-3), "steps": 40}
-    ]
+    stage, rate = ready(1, epochs="auto", learning_rate="auto", batch_size=32), METHODS["full"].learning_rate
+    search(stage, Landscape(peak=rate))
+    values = {"learning_rate": rate, "batch_size": 32, "epochs": 10, "temperature": 0.05}
+    assert rows_of(stage) == [{"number": 0, "state": "complete", "values": values, "dev": 1.0, "steps": 40}]
 
 
 @pytest.mark.parametrize("own", [1e-4, 3e-5])
@@ -254,17 +289,23 @@ def three_negatives() -> Dataset:
     return replace(toy, negatives={q: (*n, "on the price form", "on the team lunch") for q, n in toy.negatives.items()})
 
 
+def around(method: str) -> Any:
+    rate = METHODS[method].learning_rate
+    return pytest.approx((rate / 6, rate * 20 / 3))
+
+
 def test_the_space_lies_around_the_methods_rate_and_the_planned_epochs(ready: Ready) -> None:
     space = space_of(ready(1, epochs=10, batch_size=16))
-    assert space.learning_rate == pytest.approx((5e-6, 2e-4))
+    assert space.learning_rate == around("full")
     assert (space.epochs, space.temperature, space.negatives) == ((5, 20), (0.02, 0.1), None)
     assert space_of(ready(1, folder="b", epochs=1)).epochs == (1, 2)
-    assert space_of(ready(1, folder="c", method="lora")).learning_rate == pytest.approx((5e-5, 2e-3))
+    assert space_of(ready(1, folder="c", method="lora")).learning_rate == around("lora")
 
 
 def test_ranges_are_widened_to_hold_what_is_set(ready: Ready) -> None:
     space = space_of(ready(1, learning_rate=1e-7, temperature=0.5, batch_size=24))
-    assert space.learning_rate == pytest.approx((1e-7, 2e-4))
+    assert space.learning_rate == (1e-7, METHODS["full"].learning_rate * 20 / 3)
+    assert space_of(ready(1, folder="b", learning_rate=0.5)).learning_rate[1] == 0.5
     assert space.temperature == (0.02, 0.5)
     assert space.batch_size == (16, 24, 32, 64)
 
@@ -292,7 +333,7 @@ def test_the_number_of_negatives_reaches_the_batches(ready: Ready, n: int) -> No
 
 
 def test_trials_draw_from_the_whole_space_and_nothing_else(ready: Ready) -> None:
-    stage = ready(12, three_negatives(), epochs=4)
+    stage = ready(9, three_negatives(), epochs=4)
     search(stage, Landscape())
     space, rows = space_of(stage), rows_of(stage)
     drawn: dict[str, set[float]] = {name: {row["values"][name] for row in rows} for name in space.own}
@@ -302,7 +343,7 @@ def test_trials_draw_from_the_whole_space_and_nothing_else(ready: Ready) -> None
         assert low <= min(drawn[name]) < max(drawn[name]) <= high
     assert len(drawn["batch_size"]) > 1
     assert drawn["batch_size"] <= set(space.batch_size)
-    assert len(drawn["learning_rate"]) == 12
+    assert len(drawn["learning_rate"]) == 9
 
 
 def test_scored_pairs_are_searched_without_negatives(ready: Ready) -> None:
@@ -352,12 +393,12 @@ def test_the_losses_without_temperature_are_those_it_does_nothing_to(tiny_bert: 
 
 
 def test_what_falls_behind_the_median_is_pruned_after_four_trials(ready: Ready) -> None:
-    stage, training = ready(14), Landscape()
+    stage, training = ready(10), Landscape()
     search(stage, training)
     rows = rows_of(stage)
     pruned = [row for row in rows if row["state"] == "pruned"]
     assert all(row["state"] == "complete" for row in rows[:4])
-    assert 2 <= len(pruned) < 10
+    assert 2 <= len(pruned) < 6
     assert [row["state"] == "pruned" for row in rows] == [n < EVALUATIONS for n in training.evaluated]
     for row in pruned:
         assert row["steps"] == 10  # of 40: behind from the first evaluation on
@@ -369,7 +410,7 @@ def test_what_falls_behind_the_median_is_pruned_after_four_trials(ready: Ready) 
 def test_trainings_of_different_length_are_compared_at_the_same_share_of_them(ready: Ready) -> None:
     """By their numbers of steps, which have none in common, nothing would ever be pruned."""
     training = Landscape()
-    stage = ready(14)
+    stage = ready(10)
 
     def of_its_own_length(trial: StageContext, heard: Heard) -> None:
         training.steps = 40 + 4 * len(training.begun)
@@ -572,6 +613,24 @@ def test_the_checkpoints_of_the_best_trial_are_all_that_is_left_on_disk(ready: R
     assert (found.scratch / "checkpoint-1").is_dir()
 
 
+def test_what_a_method_makes_of_the_base_model_is_made_once(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
+    full, made = METHODS["full"], []
+
+    def start(found: Any, settings: Any, device: str, scratch: Path, texts: list[str]) -> Any:
+        made.append(texts)
+        (scratch / "distilled").write_text(str(len(made)), encoding="ascii")
+        return full.start(found, settings, device, scratch, texts)
+
+    def training(trial: StageContext, heard: Heard) -> None:
+        assert (trial.scratch / "distilled").read_text(encoding="ascii") == "1"
+        Landscape()(trial, heard)
+
+    monkeypatch.setitem(METHODS, "full", replace(full, start=start))
+    found = search(ready(3), training)
+    assert made == [[passage.content for passage in toy_retrieval().passages.values()]]
+    assert (found.scratch / "distilled").is_file()
+
+
 # What is said
 
 
@@ -603,24 +662,25 @@ def test_the_cost_is_told_before_the_first_trial_and_each_trial_when_it_is_done(
         Landscape()(trial, heard)
 
     with reporting_to(said):
-        search(ready(2), training)
+        search(ready(2, learning_rate=1e-4), training)
     own, *_, estimate = announced[0]
     assert own.startswith("60 steps of 15 pairs in 10 epochs")
     assert estimate.startswith("search: 2 trials, about ")
     assert estimate.endswith(" seconds here, less what is pruned or stops early; judged on dev alone")
     assert len(announced[1]) == len(announced[0]) + 1
     first, second, best = said.lines[len(announced[0]) :]
-    assert first == "search: trial 0, 1 to go: complete, dev 0.8693; best 0.8693 (trial 0)"
+    assert first == "search: trial 0, 1 to go: complete, dev 1.0000; best 1.0000 (trial 0)"
     assert second.startswith("search: trial 1, 0 to go: complete, dev 0.")
-    assert best.startswith("search: best is trial ")
-    assert "train.learning_rate=" in best
+    assert best.startswith(
+        "search: best is trial 0, dev 1.0000: train.learning_rate=0.0001 train.batch_size=16 train.epochs=10"
+    )
 
     with reporting_to(again := Said()):
-        search(ready(3), Landscape())
+        search(ready(3, learning_rate=1e-4), Landscape())
     (estimate,) = (line for line in again.lines if "about" in line and "search" in line)
     assert estimate.startswith("search: 3 trials, 2 of them done, about ")
     with reporting_to(finished := Said()):
-        search(ready(3), Landscape())
+        search(ready(3, learning_rate=1e-4), Landscape())
     assert [line.partition(" is")[0] for line in finished.lines] == ["search: best"]
 
 

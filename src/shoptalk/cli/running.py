@@ -37,6 +37,10 @@ Search = Annotated[
     int | None,
     typer.Option("--search", min=0, help="Trials of a search for the best training settings, judged on dev (optuna)."),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print the plan with minutes per stage and what training takes; write nothing."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
 
 STAGE_HELP = {
@@ -121,9 +125,7 @@ def run(
             "--yes", "-y", help="Do not ask: train whatever the gate advises, build over a run of another source."
         ),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan with minutes per stage; write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     fail_on: Annotated[
         str | None, typer.Option("--fail-on", help="Exit with 3 on this verdict (ship, do-not-ship, inconclusive).")
     ] = None,
@@ -141,10 +143,7 @@ def run(
     chosen = [*(assignments or []), *([f"baseline.gate={gate}"] if gate else []), *_searching(search)]
     request = Request(source, out, base_model, queries, dev_queries, test_queries, controls, chosen, config)
     if dry_run:
-        from shoptalk.cli.planning import show_plan
-
-        show_plan(request, until, as_json)
-        return 0
+        return _plan(request, until, as_json)
     result = execute(request, until, from_stage, as_json, yes)
     return 3 if fail_on is not None and result.verdict == fail_on else 0
 
@@ -161,10 +160,20 @@ def _train(
     assignments: Set = None,
     config: Config = None,
     as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> int:
     chosen = [*(assignments or []), *_searching(search)]
     request = Request(source, out, base_model, queries, dev_queries, test_queries, controls, chosen, config)
+    if dry_run:
+        return _plan(request, "train", as_json)
     execute(request, "train", None, as_json, yes=False)
+    return 0
+
+
+def _plan(request: Request, until: str, as_json: bool) -> int:
+    from shoptalk.cli.planning import show_plan
+
+    show_plan(request, until, as_json)
     return 0
 
 

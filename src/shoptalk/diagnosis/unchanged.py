@@ -7,13 +7,20 @@ import numpy as np
 from shoptalk.diagnosis.evidence import Evidence
 from shoptalk.records import Finding
 
+_QUERIES = 200
+
 
 def find(evidence: Evidence) -> Finding | None:
-    """Looks at the mean cosine of base to tuned over a sample of the corpus."""
+    """Looks at the mean cosine of base to tuned over a sample of the corpus, and over training queries: a query-side adapter
+    moves nothing else.
+    """
     base, tuned = evidence.passages(evidence.sample)
     if base.shape != tuned.shape:
         return None
     cosine = float(np.mean(np.sum(base * tuned, axis=1)))
+    if evidence.examples:
+        before, after = evidence.queries([example.anchor for example in evidence.examples[:_QUERIES]])
+        cosine = min(cosine, float(np.mean(np.sum(before * after, axis=1))))
     if cosine < evidence.settings.diagnose.unchanged_cosine:
         return None
     return Finding(

@@ -53,6 +53,9 @@ def adapt_queries(
         )
     ids = list(dataset.passages)
     place = {passage_id: index for index, passage_id in enumerate(ids)}
+    alike: dict[str, list[str]] = {}  # near-duplicates of an answer are answers
+    for passage_id, cluster in dataset.clusters.items():
+        alike.setdefault(cluster, []).append(passage_id)
     judged = dataset.qrels["train"]
     texts = [dataset.queries[query].text for query in judged]
     passages = base.encode_passages([dataset.passages[i].content for i in ids])
@@ -64,7 +67,10 @@ def adapt_queries(
     trained = train_query_adapter(
         queries,
         passages,
-        [[place[p] for p, grade in found.items() if grade > 0] for found in judged.values()],
+        [
+            [place[other] for p, grade in found.items() if grade > 0 for other in alike[dataset.clusters[p]]]
+            for found in judged.values()
+        ],
         lambda adapter: dev.score(_Adapted(dev_queries, contents, adapter)),
         "linear" if train.method == "query-linear" else "mlp",
         settings.seed,

@@ -5,6 +5,7 @@ Killed and started again, it goes on from the last complete checkpoint.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import math
@@ -52,7 +53,7 @@ def finetune(stage: StageContext, heard: Heard | None = None) -> None:
     if stage.settings.train.search:
         from shoptalk.training.search import search
 
-        stage = search(stage, finetune)
+        stage = search(stage, _trial)
     settings = stage.settings
     found = find_model(settings.model.base)
     hardware = choose_hardware(settings.model, found.model_type)
@@ -80,6 +81,11 @@ def finetune(stage: StageContext, heard: Heard | None = None) -> None:
     write_jsonl(stage.out / "log.jsonl", [{"step": 0, "dev": summary["base_dev"]}, *log])
     text = json.dumps(summary | more, indent=1, allow_nan=False)
     (stage.out / "training.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _trial(stage: StageContext, heard: Heard) -> None:
+    gc.collect()  # a trainer and its model hold each other, and this training wants the memory of the one before
+    finetune(stage, heard)
 
 
 Trained = tuple["SentenceTransformer", list[dict[str, Any]], dict[str, Any]]
@@ -116,7 +122,8 @@ def _with_the_trainer(found: FoundModel, dataset: Dataset, dev: DevScore, stage:
     batches = prepare_batches(dataset, read_examples(stage.read("examples")), settings, stage.cache)
     plan = plan_training(batches.per_epoch, settings.train)
     method = METHODS[settings.train.method]
-    model = method.start(found, settings, hardware.device, stage.scratch, batches.unique_texts)
+    corpus = [passage.content for passage in dataset.passages.values()] or batches.unique_texts
+    model = method.start(found, settings, hardware.device, stage.scratch, corpus)
     history, checkpoint, engine = _train(model, batches, plan, dev, stage, hardware)
     best = method.restore(model, checkpoint)
     best_score = _assert_score(best, checkpoint, dev, history)

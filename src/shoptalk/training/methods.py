@@ -79,8 +79,9 @@ def _distil(found: FoundModel, settings: Settings, device: str, scratch: Path, t
 class Method:
     """A way to train. `name` is the value of `train.method`, `when` a line of docs/training.md, `learning_rate` what "auto" is.
 
-    `start` gives the model that is trained, `restore` the same with a checkpoint's weights, read from disk; `finish` makes a
-    plain model of it. `on_vectors`: trained on cached embeddings and not through the trainer.
+    `start` (found, settings, device, scratch folder, texts of the corpus) gives the model that is trained; `restore` the same
+    with a checkpoint's weights, read from disk; `finish` makes a plain model of it. `on_vectors`: trained on cached embeddings
+    and not through the trainer.
     """
 
     name: str
@@ -100,7 +101,7 @@ METHODS: dict[str, Method] = {
             "full",
             "the default: all weights; the best quality on the models and sets that fit into memory",
             "Reimers and Gurevych 2019",
-            3e-5,
+            4e-5,
         ),
         Method(
             "lora",
@@ -120,16 +121,16 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "query-mlp",
-            "the same with a hidden layer, for a thousand training queries and more",
+            "the same with a hidden layer; it was no better than the linear one on any set that was tried",
             "Yoon et al. 2023 (Search-Adaptor)",
             0.1,
             on_vectors=True,
         ),
         Method(
             "static",
-            "an encoder a hundred times faster, for a device without a GPU or a first stage: some quality is given up for it",
+            "an encoder a hundred times faster, where that is what counts: it gives up much quality, BM25 may be better",
             "Tulkens and van Dongen 2024 (model2vec)",
-            2e-2,
+            1e-2,
             _distil,
         ),
     )

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import importlib.metadata
 import json
 import os
@@ -55,8 +54,9 @@ STORAGE = "search.db"
 BATCH_SIZES = (16, 32, 64, 128)
 WITHOUT_TEMPERATURE = frozenset({"triplet", "margin-mse", "cosine-similarity"})
 """Losses that `train.temperature` does nothing to."""
-_SLOWEST, _FASTEST = 1 / 6, 20 / 3  # of the method's own learning rate: 5e-6 to 2e-4 for all weights
+_SLOWEST, _FASTEST = 1 / 6, 20 / 3  # of the method's own learning rate; of 3e-5 they are 5e-6 and 2e-4
 _COLDEST, _WARMEST = 0.02, 0.1
+_STARTED = "started"
 _RANDOM_TRIALS = 6
 _UNPRUNED_TRIALS = 4
 _MOST_KILLS = 3
@@ -163,6 +163,7 @@ def search(stage: StageContext, train: Train) -> StageContext:
                 reporter().stage("train", line)
         searching.run()
         trials = searching.trials
+    shutil.rmtree(stage.scratch / _STARTED, ignore_errors=True)
     return _best_of(stage, trials)
 
 
@@ -226,16 +227,15 @@ class _Search:
     def _train(self, number: int) -> None:
         trial, states = self._begin(number), self.optuna.trial.TrialState
         values = self.space.draw(trial)
-        kills = trial.user_attrs.get("kills", 0)
-        if kills == _MOST_KILLS:  # a trial for which memory does not suffice, say, must not hold up the search for ever
-            trial.set_user_attr("reason", f"killed {kills} times at the same place; memory may not suffice")
+        begun, heard = trial.user_attrs.get("begun", []), len(trial.user_attrs.get("steps", []))
+        if begun.count(heard) == _MOST_KILLS:  # for want of memory, say; it must not hold up the search for ever
+            trial.set_user_attr("reason", f"killed {_MOST_KILLS} times at the same place; memory may not suffice")
             self.study.tell(trial, state=states.FAIL)
             return
-        trial.set_user_attr("kills", kills + 1)
-        out = self.stage.scratch / f"trial-{number}" / "out"
-        if out.exists():
-            shutil.rmtree(out)
-        out.mkdir(parents=True)
+        trial.set_user_attr("begun", [*begun, heard])
+        out = self._folder(number) / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
         try:
             with reporting_to(_BarsOf(reporter())):
                 self.train(_trial_stage(self.stage, number, values, out), self._listener(trial))
@@ -245,12 +245,21 @@ class _Search:
             trial.set_user_attr("reason", _without_paths(str(error), self.stage.scratch))
             self.study.tell(trial, state=states.FAIL)
         except BaseException:
-            trial.set_user_attr("kills", kills)
+            trial.set_user_attr("begun", begun)
             raise
         else:
             summary = json.loads((out / "training.json").read_text(encoding="utf-8"))
             trial.set_user_attr("steps_done", summary["steps_done"])
             self.study.tell(trial, summary["best_dev"])
+
+    def _folder(self, number: int) -> Path:
+        """The trial's folder; a new one begins with what the method made of the base model, which is the same for all trials."""
+        folder, unfinished = self.stage.scratch / f"trial-{number}", self.stage.scratch / "trial.new"
+        if not folder.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(self.stage.scratch / _STARTED, unfinished)
+            unfinished.replace(folder)
+        return folder
 
     def _begin(self, number: int) -> Any:
         """The trial that was cut off, with the values it had; else a new one."""
@@ -272,7 +281,6 @@ class _Search:
                 trial.report(score, len(steps))
                 steps = [*steps, step]
                 trial.set_user_attr("steps", steps)
-                trial.set_user_attr("kills", 0)
             if steps.index(step) + 1 < evaluations and trial.should_prune():
                 raise self.optuna.TrialPruned
 
@@ -284,7 +292,6 @@ class _Search:
         for folder in self.stage.scratch.glob("trial-*"):
             if best is None or folder.name != f"trial-{best['number']}":
                 shutil.rmtree(folder)
-        #gc.collect()  # a trainer and its model hold each other, and their memory is wanted for the next
 
 
 class _BarsOf:
@@ -335,15 +342,13 @@ def _forecast(stage: StageContext, dataset: Dataset, batches: Batches) -> tuple[
     settings, plan = stage.settings, plan_training(batches.per_epoch, stage.settings.train)
     found = find_model(settings.model.base)
     hardware = choose_hardware(settings.model, found.model_type)
-    folder = stage.scratch / "timed"
-    folder.mkdir(parents=True, exist_ok=True)
+    texts = [passage.content for passage in dataset.passages.values()]
+    (stage.scratch / _STARTED).mkdir(parents=True, exist_ok=True)
     with quiet_libraries():
         start = METHODS[settings.train.method].start
-        model = start(found, settings, hardware.device, folder, batches.unique_texts)
+        model = start(found, settings, hardware.device, stage.scratch / _STARTED, texts or batches.unique_texts)
         engine = Engine.on(hardware, settings.train.chunk_tokens)
         ahead = look_ahead(model, batches, plan, engine, settings, _TIMED_STEPS)
-    shutil.rmtree(folder)
-    texts = [passage.content for passage in dataset.passages.values()]
     n_texts = min(len(texts), settings.train.dev_haystack)
     if dataset.task == "similarity":
         texts = [text for pair in dataset.pairs["dev"] for text in (pair.sentence1, pair.sentence2)]
