@@ -23,7 +23,7 @@ from shoptalk.settings import make_settings
 from toy import sentence_pairs, write_pairs
 
 # What a run depends on, without the clock: everything else must be the same after any number of kills.
-_CLOCK = {"manifest.json", "result.json"}
+_CLOCK = {"manifest.json", "result.json", "live.jsonl"}
 _KEPT_APART = {"cache", ".work"}
 
 

@@ -224,7 +224,7 @@ def make_settings(values: Mapping[str, Any], where: str = "settings") -> Setting
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
-        raise SettingsError("\n".join(_explain(problem, where) for problem in error.errors())) from None
+        raise SettingsError("\n".join(_explain(problems, where) for problems in _by_setting(error.errors()))) from None
 
 
 def with_values(settings: Settings, assignments: Iterable[str]) -> Settings:
@@ -307,8 +307,18 @@ def _nearest(values: Mapping[str, Any], key: str) -> str:
     return f"; did you mean {close[0]}?" if close else "; `shoptalk init` writes all of them"
 
 
-def _explain(problem: Any, where: str) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
+def _by_setting(problems: Iterable[Any]) -> list[list[Any]]:
+    """A setting of several types has a problem with each of them."""
+    found: dict[tuple[Any, ...], list[Any]] = {}
+    for problem in problems:
+        found.setdefault(problem["loc"][:2], []).append(problem)
+    return list(found.values())
+
+
+def _explain(problems: list[Any], where: str) -> str:
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"][:2])
+    if first["type"] == "extra_forbidden":
         return f"{where}: there is no setting {key}{_nearest(Settings().model_dump(mode='json'), key)}"
-    return f"{where}: {key} is {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    said = dict.fromkeys(problem["msg"][0].lower() + problem["msg"][1:] for problem in problems)
+    return f"{where}: {key} is {first['input']!r}; {', or '.join(said)}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -192,8 +193,15 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, tiny_bert:
     before = files_below(tmp_path)
     done = call("run", "pairs.jsonl", "--out", "run", *quickly(tiny_bert), "--dry-run", cwd=tmp_path)
     assert done.code == 0, done.err
-    assert [line.split()[0] for line in done.out.splitlines()[1:-1]] == list(NAMES)
-    assert done.out.splitlines()[-1].startswith("in all")
+    lines = done.out.splitlines()
+    assert [line.split()[0] for line in lines[1 : len(NAMES) + 1]] == list(NAMES)
+    assert lines[len(NAMES) + 1].startswith("in all")
+    said = " ".join(lines[len(NAMES) + 2 :])
+    assert re.search(
+        r"\d+ steps of \d+ pairs in \d+ epochs, about \d+ negatives a query, \d\.\d GiB, \d\.\d minutes here", said
+    )
+    assert all(gpu in said for gpu in ("T4", "L4", "A100", "H100"))
+    assert "under 100 pairs" in said
     assert files_below(tmp_path) == before
     assert not (tmp_path / "run").exists()
 
@@ -204,6 +212,18 @@ def test_a_plan_as_json_ends_at_the_stage_that_is_asked_for(tmp_path: Path, tiny
     plan = call("run", "pairs.jsonl", *quickly(tiny_bert), *options, cwd=tmp_path).record
     assert [stage["name"] for stage in plan["stages"]] == ["ingest", "queries", "dataset"]
     assert plan["minutes"] == pytest.approx(sum(stage["minutes"] for stage in plan["stages"]))
+    assert plan["training"] is None
+
+
+def test_train_has_a_plan_of_its_own(tmp_path: Path, tiny_bert: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl")
+    plan = call("train", "pairs.jsonl", *quickly(tiny_bert), "--dry-run", "--json", cwd=tmp_path).record
+    assert plan["stages"][-1]["name"] == "train"
+    training = plan["training"]
+    assert training["steps"] % training["epochs"] == 0
+    assert training["negatives_a_query"] == round(training["pairs"] / (training["steps"] / training["epochs"]) - 1, 1)
+    assert training["seconds"] > 0
+    assert not (tmp_path / "runs").exists()
 
 
 # Searching
@@ -236,7 +256,7 @@ def test_run_takes_search_too_and_plans_it(tmp_path: Path, tiny_bert: Path) -> N
     assert call(*command, "--until", "ingest", cwd=tmp_path).code == 0
     assert read_settings(tmp_path / "run" / "shoptalk.yaml").train.search == 7
     plan = call(*command, "--dry-run", "--until", "train", "--json", cwd=tmp_path).record
-    assert plan["stages"][-1]["what"].startswith("7 trials around 60 steps of ")
+    assert plan["stages"][-1]["what"].startswith("7 trials around 50 steps of ")
 
 
 def test_fewer_trials_than_none_are_refused(tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ def _candidates(folder: Path, metric: str) -> None:
             log.append({"step": step, "epoch": step / 4, "dev": 0.5 + step / 50})
     write_jsonl(folder / "candidates" / "log.jsonl", log)
     training = {
-        "base_dev": 0.5, "best_dev": 0.74, "best_step": 12, "steps": 12, "steps_done": 12, "epochs": 3, "examples": 120,
+        "base_dev": 0.5, "best_dev": 0.74, "best_step": 12, "steps": 12, "steps_done": 12, "epochs": 3,
+        "examples": 120, "learning_rate": 4e-5,
         "negatives_per_example": 1, "precision": "fp32", "precision_why": "", "device": "cpu", "dev_passages": 60, "metric": metric,
     }  # fmt: skip
     _json(folder / "candidates" / "training.json", training)

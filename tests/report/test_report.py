@@ -139,7 +139,7 @@ def test_methods_rule_data_and_settings_are_told(tmp_path: Path) -> None:
         "120 train, 20 dev, 60 test",
         "4 passages with a near-duplicate",
         "2 empty",
-        "learning_rate 3e-05",
+        'learning_rate "auto: 4e-05"',
     ):
         assert part in words, part
 

@@ -25,16 +25,19 @@ from shoptalk.progress import Task, reporter, reporting_to
 from shoptalk.records import Dataset
 from shoptalk.settings import TrainSettings
 from shoptalk.training import finetune, mine_negatives
-from shoptalk.training.batches import prepare_batches
+from shoptalk.training.batches import Plan, prepare_batches
 from shoptalk.training.dev import Heard
 from shoptalk.training.methods import METHODS
 from shoptalk.training.negatives import read_examples
 from shoptalk.training.objectives import OBJECTIVES, ObjectiveContext
-from shoptalk.training.search import WITHOUT_TEMPERATURE, _storage_errors, best_trial, search, search_space
+from shoptalk.training.search import best_trial, search
+from shoptalk.training.search_space import WITHOUT_TEMPERATURE, search_space
+from shoptalk.training.study import storage_errors
 from shoptalk.workspace import StageContext, sha256_of
 from toy import saved, stage_in, toy_retrieval, toy_settings, toy_similarity, train_toy, training_of
 
 EVALUATIONS = 4
+SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # where four evaluations lie; test_the_shares_are_those_of_a_training
 Ready = Callable[..., StageContext]
 
 
@@ -82,16 +85,18 @@ class Landscape:
         self.evaluated.append(0)
         (stage.scratch / "checkpoint-1").mkdir(exist_ok=True)
         assert isinstance(train.learning_rate, float)
+        assert isinstance(train.epochs, int)
         if train.learning_rate > self.diverges_above:
             note = stage.scratch / "not-finite.json"
             raise TrainingFailed(f"loss is inf at step 3; lower train.learning_rate (the batch: {note})")
         score = 1 - abs(math.log10(train.learning_rate / self.peak)) / 4
-        for n in range(1, EVALUATIONS + 1):
+        for n, share in enumerate(SHARES, 1):
             if len(self.begun) - 1 == self.cut_off_in and n == 3:
                 self.before_that()
                 raise CutOff
             self.evaluated[-1] += 1
-            heard(n * self.steps // EVALUATIONS, score * n / EVALUATIONS)
+            step = math.ceil(share * self.steps)
+            heard(step, train.epochs * step / self.steps, score * share)
         summary = {"best_dev": score, "steps_done": self.steps}
         (stage.out / "training.json").write_text(json.dumps(summary), encoding="utf-8")
 
@@ -392,6 +397,10 @@ def test_the_losses_without_temperature_are_those_it_does_nothing_to(tiny_bert: 
 # Pruning
 
 
+def test_the_shares_are_those_of_a_training() -> None:
+    assert Plan(10, 4).evaluations(EVALUATIONS) == [math.ceil(40 * share) for share in SHARES]
+
+
 def test_what_falls_behind_the_median_is_pruned_after_four_trials(ready: Ready) -> None:
     stage, training = ready(10), Landscape()
     search(stage, training)
@@ -401,23 +410,55 @@ def test_what_falls_behind_the_median_is_pruned_after_four_trials(ready: Ready) 
     assert 2 <= len(pruned) < 6
     assert [row["state"] == "pruned" for row in rows] == [n < EVALUATIONS for n in training.evaluated]
     for row in pruned:
-        assert row["steps"] == 10  # of 40: behind from the first evaluation on
+        assert row["steps"] == 10  # of 40: behind already at the first evaluation, but then the rate is only warming up
         final = 4 * row["dev"]
         before = [r["dev"] for r in rows[: row["number"]] if r["state"] == "complete"]
         assert final < sorted(before)[len(before) // 2]
 
 
 def test_trainings_of_different_length_are_compared_at_the_same_share_of_them(ready: Ready) -> None:
-    """By their numbers of steps, which have none in common, nothing would ever be pruned."""
-    training = Landscape()
-    stage = ready(10)
+    """Eight steps have three evaluations of a longer training's four; the score is the share that is done, so none is behind."""
+    stage = ready(9)
+    seen: list[list[float]] = []
 
-    def of_its_own_length(trial: StageContext, heard: Heard) -> None:
-        training.steps = 40 + 4 * len(training.begun)
-        training(trial, heard)
+    def training(trial: StageContext, heard: Heard) -> None:
+        epochs = trial.settings.train.epochs
+        assert isinstance(epochs, int)
+        plan = Plan(2 if len(seen) % 2 else 25, 4)
+        seen.append([])
+        for step in plan.evaluations(EVALUATIONS):
+            seen[-1].append(step / plan.steps)
+            heard(step, epochs * step / plan.steps, step / plan.steps)
+        (trial.out / "training.json").write_text(
+            json.dumps({"best_dev": 1.0, "steps_done": plan.steps}), encoding="utf-8"
+        )
 
-    search(stage, of_its_own_length)
-    assert any(row["state"] == "pruned" for row in rows_of(stage))
+    search(stage, training)
+    assert [row["state"] for row in rows_of(stage)] == ["complete"] * 9
+    assert seen[:2] == [[0.13, 0.25, 0.5, 1], [1 / 8, 1 / 4, 1 / 2, 1]]
+
+
+def test_what_starts_slowly_is_not_pruned_while_the_rate_warms_up_nor_at_the_end(ready: Ready) -> None:
+    scores = {4: (0, 0.9, 0.9, 0.9), 5: (0.9, 0.9, 0.9, 0.1), 6: (0.1, 0.1, 0.9, 0.9), 7: (0.5, 0.5, 0.1, 0.9)}
+    stage, done = ready(8), Landscape()
+
+    def training(trial: StageContext, heard: Heard) -> None:
+        epochs = trial.settings.train.epochs
+        assert isinstance(epochs, int)
+        own = scores.get(len(done.begun), (0.5, 0.5, 0.5, 0.5))
+        done.begun.append(trial.settings.train)
+        for share, score in zip(SHARES, own, strict=True):
+            heard(int(40 * share), epochs * share, score)
+        (trial.out / "training.json").write_text(json.dumps({"best_dev": 0.5, "steps_done": 40}), encoding="utf-8")
+
+    search(stage, training)
+    found = {row["number"]: (row["state"], row["steps"]) for row in rows_of(stage)}
+    assert {number: found[number] for number in scores} == {
+        4: ("complete", 40),
+        5: ("complete", 40),
+        6: ("pruned", 10),
+        7: ("complete", 40),
+    }
 
 
 # What fails
@@ -493,10 +534,10 @@ def test_a_full_disk_is_told_as_one(tmp_path: Path) -> None:
 
     wrapped = optuna.exceptions.StorageInternalError("An exception is raised during the commit.")
     wrapped.__cause__ = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
-    with pytest.raises(OSError, match="No space left") as told, _storage_errors(tmp_path / "search.db"):
+    with pytest.raises(OSError, match="No space left") as told, storage_errors(tmp_path / "search.db"):
         raise wrapped
     assert told.value.errno == errno.ENOSPC
-    with pytest.raises(CutOff), _storage_errors(tmp_path / "search.db"):
+    with pytest.raises(CutOff), storage_errors(tmp_path / "search.db"):
         raise CutOff
 
 
@@ -544,7 +585,7 @@ def test_a_trial_that_is_killed_again_and_again_is_given_up(ready: Ready) -> Non
     row = rows_of(stage)[1]
     assert row["state"] == "failed"
     assert row["reason"] == "killed 3 times at the same place; memory may not suffice"
-    assert row["steps"] == 20
+    assert row["steps"] == 10
     assert len(training.begun) == 1
 
 

@@ -85,7 +85,7 @@ def _estimate(folder: Path, settings: Settings) -> tuple[dict[str, tuple[float, 
     from shoptalk.training.finetuning import look_ahead
     from shoptalk.training.methods import METHODS
     from shoptalk.training.negatives import make_examples
-    from shoptalk.training.search import search_space
+    from shoptalk.training.search_space import search_space
 
     audit = json.loads((folder / "dataset" / "audit.json").read_text(encoding="utf-8"))
     dataset = read_dataset(folder / "dataset", ["train", "dev"])

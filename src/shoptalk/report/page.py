@@ -197,7 +197,10 @@ def _fact(name: str, before: str, after: str, small: str) -> dict[str, str]:
 def _settings_rows(run: Artifacts) -> list[tuple[str, list[tuple[str, str]]]]:
     """Section, then (name, value as JSON)."""
     rows: list[tuple[str, list[tuple[str, str]]]] = []
+    used = run.training.get("learning_rate")
     for section, values in run.settings.model_dump(mode="json").items():
+        if section == "train" and values["learning_rate"] == "auto" and used is not None:
+            values = {**values, "learning_rate": f"auto: {used:g}"}
         named = values if isinstance(values, dict) else {"": values}
         if named:
             rows.append((section, [(name, json.dumps(value, ensure_ascii=False)) for name, value in named.items()]))

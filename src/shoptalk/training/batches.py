@@ -84,6 +84,11 @@ class Batches:
         return self.n_rows / self.per_epoch
 
     @property
+    def passages_a_batch(self) -> float:
+        """Different positive passages that a batch holds on average: one of them a query's own, the others its negatives."""
+        return (len(self.sampler.conflicts.units) if self.sampler else self.n_rows) / self.per_epoch
+
+    @property
     def n_negatives(self) -> int:
         """Columns of hard negatives."""
         return sum(name.startswith("negative") for name in self.rows)

@@ -24,8 +24,8 @@ from shoptalk.settings import TrainSettings
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Heard = Callable[[int, float], None]
-"""Told of an evaluation during training: the step and the dev score."""
+Heard = Callable[[int, float, float], None]
+"""Told of an evaluation during training: the step, the epochs done and the dev score."""
 METRIC = "dev"
 _NEAR = 10
 
@@ -69,7 +69,7 @@ class DevScore(BaseEvaluator):  # type: ignore[misc]  # untyped base class
         """{"dev": score}: deterministic for the same weights."""
         score = self.score(TorchEncoder(model, self.hardware, digest=""))
         if self.heard is not None and steps >= 0:
-            self.heard(steps, score)
+            self.heard(steps, epoch, score)
         return {METRIC: score}
 
     def score(self, encoder: Encoder) -> float:

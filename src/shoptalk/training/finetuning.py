@@ -67,6 +67,7 @@ def finetune(stage: StageContext, heard: Heard | None = None) -> None:
     dev = DevScore(part, hardware, heard)
     summary = {"base_dev": dev.score(base), "method": settings.train.method, "device": hardware.device}
     summary |= {
+        "learning_rate": learning_rate(settings),
         "precision": hardware.precision,
         "precision_why": hardware.why,
         "dev_passages": len(part.passages),
@@ -173,7 +174,7 @@ def look_ahead(
     with torch.random.fork_rng():
         seconds = time_steps(model, batches, engine, settings, timed)
     model.zero_grad()
-    return forecast(model, batches, plan, memory, seconds, settings)
+    return forecast(model, batches, plan, memory, seconds)
 
 
 def time_steps(model: SentenceTransformer, batches: Batches, engine: Engine, settings: Settings, n: int) -> float:
@@ -219,7 +220,7 @@ def _train(
     from shoptalk.training.frozen import FrozenLayers
     from shoptalk.training.trainer import Trainer
 
-    settings, scratch = stage.settings, stage.scratch
+    settings, scratch, live = stage.settings, stage.scratch, stage.cache.with_name("live.jsonl")
     engine = Engine.on(hardware, settings.train.chunk_tokens)
     if settings.train.frozen_layers:
         engine.frozen = FrozenLayers(model, settings.train.frozen_layers, hardware, scratch / "frozen")
@@ -233,6 +234,7 @@ def _train(
     else:
         for line in look_ahead(model, batches, plan, engine, settings).lines():
             reporter().stage("train", line)
+        live.unlink(missing_ok=True)
     with (
         trackers(settings.train, stage.cache.with_name("tensorboard")),
         task("training", plan.steps, _step_of(resume)) as bar,
@@ -252,7 +254,7 @@ def _train(
                 SealCheckpoints(),
                 StopOnNonFinite(scratch),
                 EarlyStop(settings.train.patience),
-                Watch(bar, engine, stage.cache.with_name("live.jsonl"), plan.steps),
+                Watch(bar, engine, live, plan.steps),
             ],
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from shoptalk.settings import Settings
 from shoptalk.training.batches import Batches, Plan
 from shoptalk.training.memory import MemoryPlan
 
@@ -72,7 +71,6 @@ def forecast(
     plan: Plan,
     memory: MemoryPlan,
     seconds_a_step: float,
-    settings: Settings,
 ) -> Forecast:
     """Put together what was measured. seconds_a_step: of a few real steps on this machine."""
     weights = sum(p.numel() for p in model.parameters())
@@ -84,13 +82,13 @@ def forecast(
         seconds = plan.steps * max(_SECONDS_A_STEP_AT_LEAST, work / (gpu.tflops * 1e12 * _REACHED))
         gpus[gpu.name] = (round(seconds / 60, 1), round(seconds / 3600 * gpu.dollars_an_hour, 2))
     held = memory.step if memory.held_tokens is None else memory.available - memory.fixed
-    passages = min(settings.train.batch_size, batches.n_rows)
+    passages = batches.passages_a_batch
     in_batch = passages - 1 if batches.objective.in_batch else 0
     return Forecast(
         plan.steps,
         plan.epochs,
         round(batches.rows_a_batch, 1),
-        in_batch + batches.n_negatives * (passages if batches.objective.in_batch else 1),
+        round(in_batch + batches.n_negatives * (passages if batches.objective.in_batch else 1), 1),
         round((memory.fixed + max(0, held)) / 2**30, 2),
         memory.notice,
         round(plan.steps * seconds_a_step, 1),

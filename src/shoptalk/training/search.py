@@ -12,125 +12,47 @@ Source: Akiba et al. 2019 (Optuna); Watanabe 2023 (its tree-structured Parzen es
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import importlib.metadata
 import json
-import os
 import re
 import shutil
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from shoptalk.beir import read_dataset, write_jsonl
-from shoptalk.errors import DamagedArtifact, MissingPart, SettingsError, TrainingFailed
+from shoptalk.errors import SettingsError, TrainingFailed
 from shoptalk.models.encoder import TorchEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.models.hardware import choose_hardware
 from shoptalk.models.loading import quiet_libraries
 from shoptalk.progress import Reporter, reporter, reporting_to, task
-from shoptalk.records import Dataset, Example
-from shoptalk.settings import Settings
-from shoptalk.training.batches import Batches, plan_training, prepare_batches
+from shoptalk.records import Dataset
+from shoptalk.training.batches import Batches, Plan, plan_training, prepare_batches
 from shoptalk.training.dev import Heard
 from shoptalk.training.finetuning import look_ahead
-from shoptalk.training.methods import METHODS, learning_rate
+from shoptalk.training.methods import METHODS
 from shoptalk.training.negatives import read_examples
+from shoptalk.training.search_space import Space, Values, search_space
+from shoptalk.training.study import STORAGE, import_optuna, opened
 from shoptalk.workspace import StageContext, digest_of, sha256_of
 
 Train = Callable[[StageContext, Heard], None]
 """The training of a stage; tells of every dev evaluation, and lets through what the listener raises."""
-Values = Mapping[str, float | int]
-"""Settings of the section train by name."""
 
 FILE = "search.jsonl"
-STORAGE = "search.db"
-BATCH_SIZES = (16, 32, 64, 128)
-WITHOUT_TEMPERATURE = frozenset({"triplet", "margin-mse", "cosine-similarity"})
-"""Losses that `train.temperature` does nothing to."""
-_SLOWEST, _FASTEST = 1 / 6, 20 / 3  # of the method's own learning rate; of 3e-5 they are 5e-6 and 2e-4
-_COLDEST, _WARMEST = 0.02, 0.1
 _STARTED = "started"
 _RANDOM_TRIALS = 6
-_UNPRUNED_TRIALS = 4
+_PRUNED_FROM = 0.25  # of a training: before that the rate is warming up, and a low one is only later, not worse
+_WHOLE = 1_000_000
 _MOST_KILLS = 3
 _TIMED_STEPS = 2
 _TIMED_TEXTS = 64
-
-
-@dataclass(frozen=True)
-class Space:
-    """What is tried: ranges with both ends, and `batch_size` a choice. None: nothing to choose. `own`: the run's settings."""
-
-    learning_rate: tuple[float, float]
-    batch_size: tuple[int, ...]
-    epochs: tuple[int, int]
-    temperature: tuple[float, float] | None
-    negatives: tuple[int, int] | None
-    own: Values
-
-    def draw(self, trial: Any) -> dict[str, float | int]:
-        """The values of an Optuna trial, drawn or, where it has them, its own."""
-        values: dict[str, float | int] = {
-            "learning_rate": trial.suggest_float("learning_rate", *self.learning_rate, log=True),
-            "batch_size": trial.suggest_categorical("batch_size", self.batch_size),
-            "epochs": trial.suggest_int("epochs", *self.epochs),
-        }
-        if self.temperature:
-            values["temperature"] = trial.suggest_float("temperature", *self.temperature, log=True)
-        if self.negatives:
-            values["negatives"] = trial.suggest_int("negatives", *self.negatives)
-        return values
-
-    @property
-    def cost(self) -> float:
-        """What a trial costs on average, in trainings with the run's own settings, if none were pruned."""
-        epochs = sum(self.epochs) / 2 / self.own["epochs"]
-        if not self.negatives:
-            return epochs
-        return epochs * (2 + sum(self.negatives) / 2) / (2 + self.own["negatives"])
-
-
-def search_space(settings: Settings, examples: Sequence[Example], batches: Batches) -> Space:
-    """The space for a training set; every range holds the run's own setting. `batches` are those of the run's settings.
-
-    Learning rates lie around the method's own, epochs between half and twice the planned number, batches within the rows that
-    there are; temperature and negatives are left out where the loss or the data has none.
-    """
-    train, objective = settings.train, batches.objective
-    rate, planned = METHODS[train.method].learning_rate, plan_training(batches.per_epoch, train).epochs
-    own: dict[str, float | int] = {
-        "learning_rate": learning_rate(settings),
-        "batch_size": train.batch_size,
-        "epochs": planned,
-    }
-    temperature = negatives = None
-    if objective.name not in WITHOUT_TEMPERATURE:
-        own["temperature"] = train.temperature
-        temperature = _widened(_COLDEST, _WARMEST, train.temperature)
-    mined = len(examples[0].negatives) if objective.task == "retrieval" else 0
-    fewest = 1 if "negatives" in objective.needs else 0
-    if mined > fewest:
-        own["negatives"] = mined if train.negatives is None else min(mined, max(fewest, train.negatives))
-        negatives = (fewest, mined)
-    return Space(
-        learning_rate=_widened(_SLOWEST * rate, _FASTEST * rate, own["learning_rate"]),
-        batch_size=tuple(sorted({*(n for n in BATCH_SIZES if n <= batches.n_rows), train.batch_size})),
-        epochs=(max(1, planned // 2), 2 * planned),
-        temperature=temperature,
-        negatives=negatives,
-        own=own,
-    )
-
-
-def _widened(low: float, high: float, own: float) -> tuple[float, float]:
-    return min(low, own), max(high, own)
 
 
 def search(stage: StageContext, train: Train) -> StageContext:
@@ -142,7 +64,7 @@ def search(stage: StageContext, train: Train) -> StageContext:
     """
     import torch
 
-    optuna, settings = _optuna(), stage.settings
+    optuna, settings = import_optuna(), stage.settings
     if METHODS[settings.train.method].on_vectors:
         raise SettingsError(
             f"train.search is {settings.train.search}, which train.method={settings.train.method} has no use for: it trains in "
@@ -154,7 +76,7 @@ def search(stage: StageContext, train: Train) -> StageContext:
     examples = read_examples(stage.read("examples"))
     batches = prepare_batches(dataset, examples, settings, stage.cache)
     space = search_space(settings, examples, batches)
-    with _opened(optuna, stage.cache.with_name(STORAGE), _name(stage, space)) as study:
+    with opened(optuna, stage.cache.with_name(STORAGE), _name(stage, space)) as study:
         searching = _Search(stage, train, space, optuna, study)
         left = settings.train.search - searching.n_finished
         if left > 0:
@@ -272,16 +194,16 @@ class _Search:
         return self.optuna.trial.Trial(self.study, running[0]._trial_id) if running else self.study.ask()
 
     def _listener(self, trial: Any) -> Heard:
-        """Trainings differ in their number of steps, so they are compared at their first, second, ... evaluation."""
-        evaluations = self.stage.settings.train.evaluations
+        """Trainings differ in their number of steps, so they are compared at the same share of them."""
+        shares = Plan(_WHOLE, 1).evaluations(self.stage.settings.train.evaluations)
 
-        def heard(step: int, score: float) -> None:
+        def heard(step: int, epoch: float, score: float) -> None:
+            share = round(_WHOLE * epoch / trial.params["epochs"]) + 1  # as the evaluations' shares are rounded up
             steps = trial.user_attrs.get("steps", [])
             if step not in steps:  # one that goes on from a checkpoint comes by the evaluation it was cut off at again
-                trial.report(score, len(steps))
-                steps = [*steps, step]
-                trial.set_user_attr("steps", steps)
-            if steps.index(step) + 1 < evaluations and trial.should_prune():
+                trial.report(score, max(0, bisect_right(shares, share) - 1))
+                trial.set_user_attr("steps", [*steps, step])
+            if _PRUNED_FROM * _WHOLE <= share < _WHOLE and trial.should_prune():
                 raise self.optuna.TrialPruned
 
         return heard
@@ -383,53 +305,3 @@ def _name(stage: StageContext, space: Space) -> str:
     del model["base"], train["search"]
     base, version = find_model(settings.model.base).sha256, importlib.metadata.version("shoptalk")
     return digest_of([version, base, read, model, train, settings.seed, asdict(space)])[:32]
-
-
-@contextlib.contextmanager
-def _opened(optuna: Any, path: Path, name: str) -> Iterator[Any]:
-    """The study in the storage, made if it is not there, with Optuna silent. The run folder's lock keeps others away."""
-    loudness = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = None
-    try:
-        with _storage_errors(path):
-            # The address would take ?, % and {} in a path for its own; a connection does not.
-            storage = optuna.storages.RDBStorage(
-                f"sqlite:///{STORAGE}",
-                engine_kwargs={"creator": lambda: sqlite3.connect(path, check_same_thread=False)},
-            )
-            yield optuna.create_study(
-                storage=storage,
-                study_name=name,
-                direction="maximize",
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS),
-                load_if_exists=True,
-            )
-    finally:
-        if storage is not None:
-            storage.remove_session()
-            storage.engine.dispose()
-        optuna.logging.set_verbosity(loudness)
-
-
-@contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    """What SQLite has to complain of, in the words of this package."""
-    try:
-        yield
-    except Exception as error:
-        said = error if isinstance(getattr(error, "orig", None), sqlite3.Error) else error.__cause__
-        cause = getattr(said, "orig", None)
-        if not isinstance(cause, sqlite3.Error):
-            raise
-        if "disk is full" in str(cause):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise DamagedArtifact(f"{path}: {cause}; remove the file, and the search begins anew") from error
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise MissingPart("train.search needs optuna: pip install 'shoptalk[search]'") from None
-    return optuna
