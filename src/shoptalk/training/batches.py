@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,8 +117,3 @@ def prepare_batches(dataset: Dataset, examples: Sequence[Example], settings: Set
         known,
         train.batch_size,
     )
-
-
-def queries_a_passage(examples: Sequence[Example]) -> float:
-    """Training queries that share a positive passage, on average."""
-    return len(examples) / max(1, len(Counter(example.positive_id for example in examples)))
