@@ -284,7 +284,7 @@ def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: 
         seed=settings.seed,
         bf16=False,  # the engine casts, chunk by chunk
         fp16=hardware.precision == "fp16",  # for its loss scaling
-        gradient_checkpointing=train.gradient_checkpointing,
+        **({"activation_checkpointing": True} if train.gradient_checkpointing else {}),
         use_cpu=not str(model.device).startswith("cuda"),
         prompts={column: prompt for column, prompt in columns.items() if prompt} or None,
         eval_strategy="steps",  # EvaluateAt says when
