@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from shoptalk.errors import MissingPart, TrainingFailed
+from shoptalk.records import Dataset
+from shoptalk.settings import Settings
 from shoptalk.training import finetune, finetuning
 from shoptalk.training.methods import METHODS, learning_rate
+from shoptalk.training.objectives import OBJECTIVES
 from shoptalk.workspace import StageContext, sha256_of
-from toy import stage_in, toy_retrieval, toy_settings, train_toy, training_of
+from toy import stage_in, toy_retrieval, toy_settings, toy_similarity, train_toy, training_of
 
 FAST = {"lora": 1e-2, "static": 2e-2, "full": 5e-3}
 
@@ -59,14 +62,13 @@ def test_the_method_learns_and_leaves_a_plain_model(name: str, tiny_bert: Path, 
         )
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.on_vectors])
-def test_a_killed_run_ends_in_the_same_weights(
-    name: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def assert_a_kill_changes_nothing(
+    dataset: Dataset, settings: Settings, folder: Path, patch: pytest.MonkeyPatch
 ) -> None:
+    """Train whole; train again, stopped at three quarters; go on; compare every file."""
     from shoptalk.training.trainer import Trainer
 
-    settings = settings_for(tiny_bert, name, hidden_dropout=0.1)
-    whole = train_toy(tmp_path / "whole", toy_retrieval(), settings)
+    whole = train_toy(folder / "whole", dataset, settings)
     step = Trainer.training_step
 
     def dies(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -74,14 +76,34 @@ def test_a_killed_run_ends_in_the_same_weights(
             raise KeyboardInterrupt
         return step(self, *arguments, **named)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "training_step", dies)
+    with patch.context() as patched:
+        patched.setattr(Trainer, "training_step", dies)
         with pytest.raises(KeyboardInterrupt):
-            train_toy(tmp_path / "cut", toy_retrieval(), settings)
-    cut = stage_in(tmp_path / "cut" / "train", settings, **_artifacts(tmp_path / "cut"))
+            train_toy(folder / "cut", dataset, settings)
+    cut = stage_in(folder / "cut" / "train", settings, **_artifacts(folder / "cut"))
     assert list(cut.scratch.glob("checkpoint-*"))
     finetune(cut)
     assert _weights(cut) == _weights(whole)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.on_vectors])
+def test_a_killed_run_ends_in_the_same_weights(
+    name: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(tiny_bert, name, hidden_dropout=0.1)
+    assert_a_kill_changes_nothing(toy_retrieval(), settings, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("loss", list(OBJECTIVES))
+def test_a_killed_run_ends_in_the_same_weights_with_every_loss(
+    loss: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = OBJECTIVES[loss]
+    dataset = toy_similarity() if objective.task == "similarity" else toy_retrieval(negatives=True)
+    teacher = {"teacher": str(tiny_bert)} if "teacher" in objective.needs else {}
+    common = {"epochs": 2, "hidden_dropout": 0.1, "chunk_tokens": 64, "matryoshka": "halves", **teacher}
+    settings = settings_for(tiny_bert, "full", loss=loss, **common)
+    assert_a_kill_changes_nothing(dataset, settings, tmp_path, monkeypatch)
 
 
 def _artifacts(folder: Path) -> dict[str, Path]:
