@@ -230,7 +230,7 @@ def test_any_flipped_byte_is_noticed(cached, cache):
     vectors = cached().encode_passages(TEXTS[:2])
     (path,) = cache.rglob("*.npz")
     raw = path.read_bytes()
-    store = module._VectorStore(path.parent)
+    store = module.VectorStore(path.parent)
     names = {module._name(text): row for row, text in enumerate(TEXTS[:2])}
     for place in range(0, len(raw), 7):
         path.write_bytes(raw[:place] + bytes([raw[place] ^ 0x10]) + raw[place + 1 :])

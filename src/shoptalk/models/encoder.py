@@ -180,7 +180,7 @@ class CachedEncoder:
         return self._cached(texts, "passages")
 
     def _cached(self, texts: Sequence[str], what: str) -> Vectors:
-        store = _VectorStore(self.folder / f"{what}-{self.digest[:16]}")
+        store = VectorStore(self.folder / f"{what}-{self.digest[:16]}")
         names = [_name(text) for text in texts]
         known = store.read(set(names))
         missing = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
@@ -194,7 +194,7 @@ class CachedEncoder:
         return np.stack([known[name] for name in names])
 
 
-class _VectorStore:
+class VectorStore:
     """Vectors by name in a folder of segments, each an .npz with its own check."""
 
     def __init__(self, folder: Path) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Features = dict[str, Any]
 _CHUNK_TOKENS = {"cpu": 2_048, "cuda": 16_384}
-_MIN_CHUNK_TOKENS = 64
+MIN_CHUNK_TOKENS = 64
 ENGINE_FILE = "engine.json"
 
 
@@ -69,9 +69,9 @@ class Engine:
 
     def shrink(self) -> bool:
         """Halve the chunk and hold nothing, after running out of memory. False when it cannot get smaller."""
-        if self.chunk_tokens <= _MIN_CHUNK_TOKENS and self.held_tokens == 0:
+        if self.chunk_tokens <= MIN_CHUNK_TOKENS and self.held_tokens == 0:
             return False
-        self.chunk_tokens = max(_MIN_CHUNK_TOKENS, self.chunk_tokens // 2)
+        self.chunk_tokens = max(MIN_CHUNK_TOKENS, self.chunk_tokens // 2)
         self.held_tokens = 0
         return True
 

@@ -149,7 +149,7 @@ def _with_the_trainer(found: FoundModel, dataset: Dataset, dev: DevScore, stage:
 
 def build_loss(model: SentenceTransformer, batches: Batches, settings: Settings, device: str) -> Any:
     """The torch module that the objective and `train.matryoshka` ask for."""
-    context = ObjectiveContext(settings, device, batches.known, settings.train.symmetric)
+    context = ObjectiveContext(settings, device, batches.known)
     return matryoshka(batches.objective.build(model, context), model, settings.train)
 
 

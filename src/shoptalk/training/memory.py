@@ -15,14 +15,13 @@ import psutil
 import torch
 
 from shoptalk.models.hardware import memory_limit_bytes
-from shoptalk.training.engine import Engine, fast_training
+from shoptalk.training.engine import MIN_CHUNK_TOKENS, Engine, fast_training
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _SAMPLE = 512
 _SHARE = 0.8  # of what is free; the rest is for what no estimate sees
-_MIN_CHUNK_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def plan_memory(
     if step <= room:
         return MemoryPlan(fixed, step, int(tokens), available, engine.chunk_tokens, None)
     chunk = engine.chunk_tokens
-    while chunk > _MIN_CHUNK_TOKENS and chunk * per_token > room:
+    while chunk > MIN_CHUNK_TOKENS and chunk * per_token > room:
         chunk //= 2
     engine.chunk_tokens = chunk
     engine.held_tokens = max(0, int(room / per_token) - chunk)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from shoptalk.models.finding import FoundModel
 from shoptalk.models.loading import load_model
 from shoptalk.settings import Settings
+from shoptalk.training import lora, static
+from shoptalk.training.query_adapter import AdapterSettings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -40,35 +42,27 @@ def _reload(model: SentenceTransformer, checkpoint: Path) -> SentenceTransformer
 
 
 def _load_with_lora(found: FoundModel, settings: Settings, device: str, scratch: Path, texts: Sequence[str]) -> Any:
-    from shoptalk.training.lora import add_lora
-
     model = load_model(found, settings.model, device)
-    add_lora(model, settings.train.lora_rank, seed=settings.seed)
+    lora.add_lora(model, settings.train.lora_rank, seed=settings.seed)
     return model
 
 
 def _restore_lora(model: SentenceTransformer, checkpoint: Path) -> SentenceTransformer:
-    from shoptalk.training.lora import load_lora
-
-    load_lora(model, checkpoint)
+    lora.load_lora(model, checkpoint)
     return model
 
 
 def _merge(model: SentenceTransformer, texts: Sequence[str]) -> None:
-    from shoptalk.training.lora import merge_lora
-
-    merge_lora(model, texts[:_PROBES])
+    lora.merge_lora(model, texts[:_PROBES])
 
 
 def _distil(found: FoundModel, settings: Settings, device: str, scratch: Path, texts: Sequence[str]) -> Any:
     """Distilled once; a resumed run starts from the same file."""
     from sentence_transformers import SentenceTransformer as Model
 
-    from shoptalk.training.static import distil_static
-
     folder = scratch / _STATIC_FOLDER
     if not folder.is_dir():
-        distilled = distil_static(load_model(found, settings.model, device), texts)
+        distilled = static.distil_static(load_model(found, settings.model, device), texts)
         unfinished = folder.with_suffix(".new")
         distilled.save_pretrained(str(unfinished), create_model_card=False)
         unfinished.replace(folder)
@@ -107,7 +101,7 @@ METHODS: dict[str, Method] = {
             "lora",
             "a base of hundreds of millions of weights that does not fit otherwise, or many domains on one base; merged when saved",
             "Hu et al. 2021",
-            3e-4,
+            lora.LEARNING_RATE,
             _load_with_lora,
             _restore_lora,
             _merge,
@@ -116,21 +110,21 @@ METHODS: dict[str, Method] = {
             "query-linear",
             "the passages' vectors must stay as they are (no re-indexing), or an answer is wanted in seconds",
             "Yoon et al. 2023 (Search-Adaptor)",
-            0.1,
+            AdapterSettings.learning_rate,
             on_vectors=True,
         ),
         Method(
             "query-mlp",
             "the same with a hidden layer; it was no better than the linear one on any set that was tried",
             "Yoon et al. 2023 (Search-Adaptor)",
-            0.1,
+            AdapterSettings.learning_rate,
             on_vectors=True,
         ),
         Method(
             "static",
             "an encoder a hundred times faster, where that is what counts: it gives up much quality, BM25 may be better",
             "Tulkens and van Dongen 2024 (model2vec)",
-            1e-2,
+            static.LEARNING_RATE,
             _distil,
         ),
     )

@@ -30,12 +30,11 @@ _SMALLEST_HALF = 32
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """What a loss may be built from. `known` and `symmetric` are info-nce's: see `shoptalk.training.infonce`."""
+    """What a loss may be built from. `known` is info-nce's: see `shoptalk.training.infonce`."""
 
     settings: Settings
     device: str = "cpu"
     known: Known | None = None
-    symmetric: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ def _info_nce(model: SentenceTransformer, context: ObjectiveContext) -> Any:
 
     if context.known is None:
         raise ValueError("info-nce needs ObjectiveContext.known: Known.of(examples, dataset)")
-    return InfoNCE(model, context.known, context.settings.train.temperature, context.symmetric)
+    return InfoNCE(model, context.known, context.settings.train.temperature, context.settings.train.symmetric)
 
 
 def _multiple_negatives(model: SentenceTransformer, context: ObjectiveContext) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shoptalk.errors import ModelError, SettingsError
-from shoptalk.models.encoder import CachedEncoder, _VectorStore, token_batches
+from shoptalk.models.encoder import CachedEncoder, VectorStore, token_batches
 from shoptalk.models.finding import FoundModel, find_model
 from shoptalk.models.hardware import Hardware, autocast, choose_hardware
 from shoptalk.models.loading import quiet_libraries
@@ -123,7 +123,7 @@ def _by_bi_encoder(found: FoundModel, pairs: Sequence[Pair], settings: ModelSett
 def _by_cross_encoder(found: FoundModel, pairs: Sequence[Pair], settings: ModelSettings, cache: Path) -> Scores:
     hardware = choose_hardware(settings, found.model_type)
     digest = digest_of([found.sha256, hardware.device, hardware.precision])
-    store = _VectorStore(cache / f"teacher-{digest[:16]}")
+    store = VectorStore(cache / f"teacher-{digest[:16]}")
     names = [digest_of(pair)[:32] for pair in pairs]
     known = store.read(set(names))
     missing = [(name, pair) for name, pair in zip(names, pairs, strict=True) if name not in known]
