@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from shoptalk.records import Passage
+from shoptalk.records import Origin, Passage
 
 GENERATORS: dict[str, str] = {
     "faq": "shoptalk.queries.generators.faq",
@@ -23,12 +23,15 @@ GENERATORS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A made query, the passages that answer it, and the text to cut out of them ("" for none)."""
+    """A made query, the passages that answer it, the text to cut out of them ("" for none), and texts that do not answer it."""
 
     text: str
     passage_ids: tuple[str, ...]
     kind: str
     cut: str = ""
+    origin: Origin = "offline"
+    negatives: tuple[str, ...] = ()
+    language: str = ""
 
 
 class Generator(Protocol):
