@@ -17,7 +17,8 @@ from scipy.stats import kendalltau
 import shoptalk
 from shoptalk.beir import read_dataset
 from shoptalk.settings import Settings, with_values
-from shoptalk.training.dev import METRIC, DevScore
+from shoptalk.training.choosing import METRIC
+from shoptalk.training.dev import DevScore
 
 
 def main() -> None:

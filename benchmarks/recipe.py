@@ -23,11 +23,14 @@ import numpy as np
 
 import shoptalk
 from shoptalk.beir import read_dataset
-from shoptalk.models.encoder import CachedEncoder
+from shoptalk.models.encoder import CachedEncoder, TorchEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.records import Dataset
+from shoptalk.retrieval.metrics import PRIMARY, mean, per_query
+from shoptalk.retrieval.ranking import rank
 from shoptalk.settings import Settings, with_values
-from shoptalk.training.dev import METRIC, DevScore, dev_part
+from shoptalk.training.choosing import METRIC
+from shoptalk.training.dev import DevScore, dev_part
 
 
 def main() -> None:
@@ -77,13 +80,18 @@ def measure(
     base = CachedEncoder(find_model(settings.model.base), settings.model, run / "cache")
     part = held_out(dataset, base, settings, arguments.held_out)
     curve: list[tuple[float, float]] = []
+    each: list[list[float]] = []
     call = DevScore.__call__
 
     def both(self: DevScore, model: Any, *given: Any, **named: Any) -> dict[str, float]:
-        found = call(self, model, *given, **named)
-        if named or len(given) > 1:  # the trainer's calls carry epoch and steps
-            curve.append((found[METRIC], call(DevScore(part, self.hardware), model)[METRIC]))
-        return found
+        if not named and len(given) <= 1:  # the trainer's calls carry epoch and steps
+            return call(self, model, *given, **named)
+        qrels = self.dataset.qrels["dev"]
+        scores = per_query(qrels, rank(TorchEncoder(model, self.hardware, ""), self.dataset, list(qrels), 10), [PRIMARY])
+        each.append([round(scores[q][PRIMARY], 3) for q in qrels])
+        found = mean(scores)[PRIMARY]
+        curve.append((found, call(DevScore(part, self.hardware), model)[METRIC]))
+        return {METRIC: found}
 
     DevScore.__call__ = both  # type: ignore[method-assign]
     started = time.monotonic()
@@ -104,6 +112,7 @@ def measure(
         "best_possible": round(max(score for _, score in curve), 4),
         "chosen_step": steps[chosen],
         "curve": [(step, round(d, 4), round(h, 4)) for step, (d, h) in zip(steps, curve, strict=True)],
+        "dev_queries": each,
         "seconds": round(time.monotonic() - started),
     }
 

@@ -35,7 +35,8 @@ from shoptalk.models.hardware import choose_hardware
 from shoptalk.models.loading import load_model, quiet_libraries, training_dropout
 from shoptalk.settings import Settings, with_values
 from shoptalk.training.batches import prepare_batches
-from shoptalk.training.dev import METRIC, DevScore, dev_part
+from shoptalk.training.choosing import METRIC
+from shoptalk.training.dev import DevScore, dev_part
 from shoptalk.training.finetuning import build_loss
 from shoptalk.training.negatives import read_examples
 

@@ -16,17 +16,17 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from shoptalk.models.encoder import Encoder, TorchEncoder
 from shoptalk.models.hardware import Hardware
 from shoptalk.records import Dataset
-from shoptalk.retrieval.metrics import PRIMARY, mean, per_query
+from shoptalk.retrieval.metrics import PRIMARY, PerQuery, mean, per_query
 from shoptalk.retrieval.ranking import pair_cosines, rank
 from shoptalk.retrieval.significance import correlation
 from shoptalk.settings import TrainSettings
+from shoptalk.training.choosing import METRIC, write_scores
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Heard = Callable[[int, float, float], None]
 """Told of an evaluation during training: the step, the epochs done and the dev score."""
-METRIC = "dev"
 _NEAR = 10
 
 
@@ -67,7 +67,14 @@ class DevScore(BaseEvaluator):  # type: ignore[misc]  # untyped base class
         self, model: SentenceTransformer, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """{"dev": score}: deterministic for the same weights."""
-        score = self.score(TorchEncoder(model, self.hardware, digest=""))
+        encoder = TorchEncoder(model, self.hardware, digest="")
+        if self.dataset.task == "similarity":
+            score = self.score(encoder)
+        else:
+            values = self.of_queries(encoder)
+            score = mean(values)[PRIMARY]
+            if output_path is not None and steps >= 0:
+                write_scores(output_path, steps, {query: found[PRIMARY] for query, found in values.items()})
         if self.heard is not None and steps >= 0:
             self.heard(steps, epoch, score)
         return {METRIC: score}
@@ -77,5 +84,9 @@ class DevScore(BaseEvaluator):  # type: ignore[misc]  # untyped base class
         if self.dataset.task == "similarity":
             pairs = self.dataset.pairs["dev"]
             return correlation(np.array([pair.score for pair in pairs]), pair_cosines(encoder, pairs))
+        return mean(self.of_queries(encoder))[PRIMARY]
+
+    def of_queries(self, encoder: Encoder) -> PerQuery:
+        """nDCG@10 of every dev query."""
         qrels = self.dataset.qrels["dev"]
-        return mean(per_query(qrels, rank(encoder, self.dataset, list(qrels), 10), [PRIMARY]))[PRIMARY]
+        return per_query(qrels, rank(encoder, self.dataset, list(qrels), 10), [PRIMARY])

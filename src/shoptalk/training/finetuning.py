@@ -27,7 +27,8 @@ from shoptalk.settings import Settings
 from shoptalk.training.adapting import adapt_queries
 from shoptalk.training.batches import Batches, Plan, plan_training, prepare_batches
 from shoptalk.training.checkpoints import SealCheckpoints, newest_complete
-from shoptalk.training.dev import METRIC, DevScore, Heard, dev_part
+from shoptalk.training.choosing import METRIC, DevScores, evaluations, kept_step, should_stop
+from shoptalk.training.dev import DevScore, Heard, dev_part
 from shoptalk.training.forecast import Forecast, forecast
 from shoptalk.training.methods import METHODS, learning_rate
 from shoptalk.training.negatives import read_examples
@@ -135,6 +136,7 @@ def _with_the_trainer(found: FoundModel, dataset: Dataset, dev: DevScore, stage:
         {
             "best_dev": best_score,
             "best_step": _step_of(checkpoint),
+            "highest_dev": max(evaluations(history).values()),
             "steps": plan.steps,
             "steps_done": max((row["step"] for row in history), default=0),
             "epochs": plan.epochs,
@@ -213,7 +215,7 @@ def _dropout(model: SentenceTransformer, hardware: Hardware, settings: Settings)
 def _train(
     model: SentenceTransformer, batches: Batches, plan: Plan, dev: DevScore, stage: StageContext, hardware: Hardware
 ) -> tuple[list[dict[str, Any]], Path, Engine]:
-    """Train, or go on training, in the stage's scratch. Returns the trainer's log, the best checkpoint's folder, the engine."""
+    """Train, or go on training, in the stage's scratch. Returns the trainer's log, the kept checkpoint's folder, the engine."""
     from datasets import Dataset as Table
 
     from shoptalk.training.engine import Engine, fast_training
@@ -225,12 +227,14 @@ def _train(
     if settings.train.frozen_layers:
         engine.frozen = FrozenLayers(model, settings.train.frozen_layers, hardware, scratch / "frozen")
         engine.frozen.freeze()
+    scores = DevScores(scratch, dev.dataset.groups)
     resume = newest_complete(scratch)
     if resume is not None:
         engine.take_up(resume)
         state = json.loads((resume / "trainer_state.json").read_text(encoding="utf-8"))
-        if state["global_step"] >= plan.steps or EarlyStop.is_due(state["log_history"], settings.train.patience):
-            return state["log_history"], scratch / f"checkpoint-{state['best_global_step']}", engine
+        history = state["log_history"]
+        if state["global_step"] >= plan.steps or should_stop(history, scores, settings.train.patience):
+            return history, scratch / f"checkpoint-{kept_step(history, scores)}", engine
     else:
         for line in look_ahead(model, batches, plan, engine, settings).lines():
             reporter().stage("train", line)
@@ -253,17 +257,17 @@ def _train(
                 EvaluateAt(plan.evaluations(settings.train.evaluations)),
                 SealCheckpoints(),
                 StopOnNonFinite(scratch),
-                EarlyStop(settings.train.patience),
+                EarlyStop(settings.train.patience, scores),
                 Watch(bar, engine, live, plan.steps),
             ],
         )
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    best = trainer.state.best_global_step
-    if best is None:
+    kept = kept_step(trainer.state.log_history, scores)
+    if kept is None:
         raise TrainingFailed(
             f"training ended after {trainer.state.global_step} steps without any evaluation; raise train.epochs"
         )
-    return trainer.state.log_history, scratch / f"checkpoint-{best}", engine
+    return trainer.state.log_history, scratch / f"checkpoint-{kept}", engine
 
 
 def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: Settings, hardware: Hardware) -> Any:
@@ -304,8 +308,8 @@ def _arguments(model: SentenceTransformer, plan: Plan, scratch: Path, settings: 
 
 
 def _assert_score(model: SentenceTransformer, checkpoint: Path, dev: DevScore, history: list[dict[str, Any]]) -> float:
-    """The dev score of the best checkpoint as reloaded from disk, which must be the one it had. Raises TrainingFailed."""
-    said = max(row[f"eval_{METRIC}"] for row in history if f"eval_{METRIC}" in row)
+    """The dev score of the kept checkpoint as reloaded from disk, which must be the one it had. Raises TrainingFailed."""
+    said = evaluations(history)[_step_of(checkpoint)]
     found = dev(model)[METRIC]
     if abs(found - said) > 1e-6:
         raise TrainingFailed(

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from shoptalk.errors import TrainingFailed
 from shoptalk.progress import Task
-from shoptalk.training.dev import METRIC
+from shoptalk.training.choosing import METRIC, DevScores, should_stop
 
 if TYPE_CHECKING:
     from shoptalk.training.engine import Engine
@@ -84,22 +84,17 @@ class EvaluateAt(TrainerCallback):  # type: ignore[misc]  # untyped base class
 
 
 class EarlyStop(TrainerCallback):  # type: ignore[misc]  # untyped base class
-    """Stops after `patience` evaluations without a better dev score. Keeps no state: the log alone decides, so a resumed
-    run stops where the undisturbed one does.
+    """Stops when `patience` evaluations lie clearly under the best. What is on disk alone decides, so a resumed run stops where
+    the undisturbed one does.
     """
 
-    def __init__(self, patience: int) -> None:
+    def __init__(self, patience: int, scores: DevScores) -> None:
         self.patience = patience
-
-    @staticmethod
-    def is_due(history: Sequence[dict[str, Any]], patience: int) -> bool:
-        """Whether the best evaluation lies `patience` evaluations back."""
-        scores = [row[f"eval_{METRIC}"] for row in history if f"eval_{METRIC}" in row]
-        return bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+        self.scores = scores
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer."""
-        if self.is_due(state.log_history, self.patience):
+        if should_stop(state.log_history, self.scores, self.patience):
             control.should_training_stop = True
 
 

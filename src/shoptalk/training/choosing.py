@@ -1,0 +1,89 @@
+"""Which checkpoint is kept, and when training may stop: by dev nDCG@10, as far as the dev queries can tell.
+
+A checkpoint is clearly better than another when the mean difference over the dev queries is more than one standard error. The
+last checkpoint has learned most, so it is kept unless the best of the run is clearly better (the one-standard-error rule of
+Breiman et al. 1984). With twenty dev queries the highest score is often luck: docs/experiments.md, checkpoint-choice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shoptalk.workspace import write_atomically
+
+METRIC = "dev"
+_SCORES = "eval/dev-{step}.json"
+
+
+class DevScores:
+    """The dev score of every query at every evaluation of one run, kept on disk so that a resumed run decides as it would have."""
+
+    def __init__(self, folder: Path, groups: Mapping[str, str]) -> None:
+        """folder: the trainer's output folder. groups: the dev queries' units of chance."""
+        self.folder = folder
+        self.groups = groups
+
+    def clearly_better(self, step: int, other: int) -> bool:
+        """Whether the checkpoint of `step` is ahead of `other` by more than one standard error; without scores a query, yes."""
+        one, two = self._read(step), self._read(other)
+        if one is None or two is None:
+            return True
+        difference, error = paired_difference(one, two, self.groups)
+        return difference > error
+
+    def _read(self, step: int) -> dict[str, float] | None:
+        path = self.folder / _SCORES.format(step=step)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def write_scores(output_path: str, step: int, scores: Mapping[str, float]) -> None:
+    """Keep the scores of an evaluation. output_path: the folder that the trainer gives to its evaluator."""
+    text = json.dumps(dict(scores))
+    write_atomically(Path(output_path).parent / _SCORES.format(step=step), text)
+
+
+def paired_difference(
+    one: Mapping[str, float], two: Mapping[str, float], groups: Mapping[str, str]
+) -> tuple[float, float]:
+    """The mean of one minus two over their queries, and its standard error with groups as the unit of chance.
+
+    Source: the linearised variance of a mean over clusters, Cochran 1977, chapter 9. A single group has an infinite error.
+    """
+    differences = np.array([one[query] - two[query] for query in one])
+    mean = float(differences.mean())
+    names = {name: i for i, name in enumerate(dict.fromkeys(groups.get(query, query) for query in one))}
+    if len(names) < 2:
+        return mean, float("inf")
+    sums = np.zeros(len(names))
+    np.add.at(sums, [names[groups.get(query, query)] for query in one], differences - mean)
+    variance = float((sums**2).sum()) * len(names) / (len(names) - 1)
+    return mean, variance**0.5 / len(differences)
+
+
+def evaluations(history: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Dev scores by step, from the trainer's log."""
+    return {row["step"]: row[f"eval_{METRIC}"] for row in history if f"eval_{METRIC}" in row}
+
+
+def kept_step(history: Sequence[Mapping[str, Any]], scores: DevScores) -> int | None:
+    """The step whose checkpoint is kept: the last evaluated one, or the highest when that is clearly better."""
+    found = evaluations(history)
+    if not found:
+        return None
+    last, best = list(found)[-1], max(found, key=lambda step: found[step])  # the first of equals, as the trainer has it
+    return best if found[best] > found[last] and scores.clearly_better(best, last) else last
+
+
+def should_stop(history: Sequence[Mapping[str, Any]], scores: DevScores, patience: int) -> bool:
+    """Whether the best checkpoint is clearly better than each of the last `patience` ones."""
+    found = evaluations(history)
+    if len(found) <= patience:
+        return False
+    best = max(found, key=lambda step: found[step])
+    latest = list(found)[-patience:]
+    return best not in latest and all(scores.clearly_better(best, step) for step in latest)
