@@ -3,7 +3,7 @@
 Stock is what tutorials copy: SentenceTransformerTrainer, MultipleNegativesRankingLoss, batch 64, learning rate 2e-5, 10% warm-up,
 fp32, 256 tokens, the model's own dropout. Test splits are never opened. The last line of stdout is one line of JSON.
 
-    python benchmarks/training.py --data BEIR_FOLDER                     throughput; one seed of both recipes on 300 pairs
+    python benchmarks/training.py --data BEIR_FOLDER                     throughput; one seed of both recipes on 200 pairs
     python benchmarks/training.py --data BEIR_FOLDER --quality           three seeds a side on 1,000 pairs (an hour and more)
     python benchmarks/training.py --data BEIR_FOLDER --shared-by 3       only passages that three or more training queries share
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, type=Path, help="a BEIR folder with a train split")
     parser.add_argument(
-        "--pairs", type=int, default=None, help="training queries of the quality part: 300, with --quality 1,000"
+        "--pairs", type=int, default=None, help="training queries of the quality part: 200, with --quality 1,000"
     )
     parser.add_argument(
         "--shared-by", type=int, default=1, help="keep training queries whose passage has so many at least"
@@ -64,7 +64,7 @@ def main() -> None:
     if arguments.one_side:
         one_side(arguments)
         return
-    arguments.pairs = arguments.pairs or (1_000 if arguments.quality else 300)
+    arguments.pairs = arguments.pairs or (1_000 if arguments.quality else 200)
     seeds = arguments.seeds or ([1, 2, 3] if arguments.quality else [1])
     with tempfile.TemporaryDirectory() as folder:
         if arguments.shared_by > 1:

@@ -75,7 +75,7 @@ def show_stage(folder: Path, stage: str, console: Console) -> None:
                 f"{key} {entry:.3f}" if isinstance(entry, float) else f"{key} {entry}" for key, entry in value.items()
             )
         elif isinstance(value, float):
-            value = f"{value:.4f}"
+            value = f"{value:.4f}" if abs(value) >= 0.01 or value == 0 else f"{value:.4g}"  # 4e-05, not 0.0000
         if isinstance(value, list):
             console.print(f"{name}:", markup=False)
             _bullets([str(entry) for entry in value], console)
