@@ -1,8 +1,9 @@
 """Which checkpoint is kept, and when training may stop: by dev nDCG@10, as far as the dev queries can tell.
 
-A checkpoint is clearly better than another when the mean difference over the dev queries is more than one standard error. The
-last checkpoint has learned most, so it is kept unless the best of the run is clearly better (the one-standard-error rule of
-Breiman et al. 1984). With twenty dev queries the highest score is often luck: docs/experiments.md, checkpoint-choice.
+A checkpoint is clearly better than another when the mean difference over the dev queries is more than two standard errors. The
+last checkpoint has learned most, so it is kept unless the best of the run is clearly better (as in the one-standard-error rule
+of Breiman et al. 1984; two, since the best is the highest of several). With twenty dev queries the highest score is often
+luck: docs/experiments.md, checkpoint-choice.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from shoptalk.workspace import write_atomically
 
 METRIC = "dev"
+_CLEARLY = 2.0
 _SCORES = "eval/dev-{step}.json"
 
 
@@ -29,12 +31,12 @@ class DevScores:
         self.groups = groups
 
     def clearly_better(self, step: int, other: int) -> bool:
-        """Whether the checkpoint of `step` is ahead of `other` by more than one standard error; without scores a query, yes."""
+        """Whether the checkpoint of `step` is ahead of `other` by more than chance explains; without scores a query, yes."""
         one, two = self._read(step), self._read(other)
         if one is None or two is None:
             return True
         difference, error = paired_difference(one, two, self.groups)
-        return difference > error
+        return difference > _CLEARLY * error
 
     def _read(self, step: int) -> dict[str, float] | None:
         path = self.folder / _SCORES.format(step=step)
