@@ -91,6 +91,8 @@ def test_a_missing_file_is_named(tmp_path):
 def test_passages_keep_their_place_and_beirs_fields_are_enough(tmp_path):
     passages = [
         Passage("a#1", 'Text with "quotes"\nand lines ü 退款', "Title", "docs/a.md", 12),
+        Passage("a#2", "on a page", "Title", "docs/a.pdf", 12, 3, "en"),
+        Passage("d", "of no file", language="de"),
         Passage("b", "", "only a title"),
         Passage("c", "no title"),
     ]

@@ -1,7 +1,7 @@
 """The BEIR layout, read and written: corpus.jsonl, queries.jsonl, qrels/{train,dev,test}.tsv.
 
-Also shoptalk's own additions beside it: clusters.jsonl, groups.jsonl, negatives.jsonl, pairs/{split}.jsonl. The dataset folder
-that `write_dataset` makes is what MTEB, ranx, ir_measures and every BEIR tool read.
+Also shoptalk's own additions beside it: clusters.jsonl, groups.jsonl, negatives.jsonl, weights.jsonl, pairs/{split}.jsonl. The dataset
+folder that `write_dataset` makes is what MTEB, ranx, ir_measures and every BEIR tool read.
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ def read_passages(path: Path) -> list[Passage]:
             str(row.get("title") or ""),
             str(meta.get("source", "")),
             start if isinstance(start := meta.get("start"), int) else 0,
+            page if isinstance(page := meta.get("page"), int) else 0,
+            str(meta.get("language", "")),
         )
         for passage_id, row, meta in _identified(path, "passage")
     ]
@@ -108,10 +110,20 @@ def write_passages(path: Path, passages: Iterable[Passage]) -> None:
         path,
         (
             {"_id": p.passage_id, "title": p.title, "text": p.text}
-            | ({"metadata": {"source": p.source, "start": p.start}} if p.source else {})
+            | ({"metadata": metadata} if (metadata := _place(p)) else {})
             for p in passages
         ),
     )
+
+
+def _place(passage: Passage) -> dict[str, Any]:
+    """Where a passage stands, and its language; what is not known is left out."""
+    place: dict[str, Any] = {"source": passage.source, "start": passage.start} if passage.source else {}
+    if passage.page:
+        place["page"] = passage.page
+    if passage.language:
+        place["language"] = passage.language
+    return place
 
 
 def read_queries(path: Path) -> dict[str, Query]:
@@ -201,6 +213,15 @@ def write_dataset(folder: Path, dataset: Dataset) -> None:
         folder / "negatives.jsonl",
         ({"query_id": q, "texts": list(texts)} for q, texts in dataset.negatives.items()),
     )
+    if dataset.weights:  # beside the qrels, whose grades are whole numbers to every BEIR tool
+        write_jsonl(
+            folder / "weights.jsonl",
+            (
+                {"query_id": q, "passage_id": p, "weight": weight}
+                for q, found in dataset.weights.items()
+                for p, weight in found.items()
+            ),
+        )
 
 
 def read_dataset(folder: Path, splits: Iterable[str]) -> Dataset:
@@ -223,7 +244,16 @@ def read_dataset(folder: Path, splits: Iterable[str]) -> Dataset:
             for _, row in read_jsonl(folder / "negatives.jsonl")
             if row["query_id"] in asked
         },
+        weights=_read_weights(folder / "weights.jsonl", asked),
     )
+
+
+def _read_weights(path: Path, asked: set[str]) -> dict[str, dict[str, float]]:
+    weights: dict[str, dict[str, float]] = {}
+    for _, row in read_jsonl(path) if path.is_file() else ():
+        if row["query_id"] in asked:
+            weights.setdefault(row["query_id"], {})[row["passage_id"]] = float(row["weight"])
+    return weights
 
 
 def _write_map(path: Path, names: Mapping[str, str]) -> None:

@@ -5,7 +5,10 @@ ShoptalkError                 exit code 1: the run failed; what is finished stay
 │   ├── SourceError           a document, label file or BEIR folder that cannot be used
 │   ├── SettingsError         shoptalk.yaml, --set or an option
 │   ├── ModelError            a model that is absent, unsafe or not loadable
+│   ├── ProviderRefused       an LLM provider refuses the key, the model or the account
 │   └── RunFolderBusy         another process owns the run folder
+├── ProviderFailed            an LLM provider does not answer; what was paid for is kept
+├── NotConfirmed              a person said no to the estimate; nothing was spent
 ├── MissingPart               an optional package is not installed (exit code 2, with the command)
 ├── DamagedArtifact           a file in the run folder is not what was written
 ├── TrainingFailed            loss not finite, or the best checkpoint does not reload to its score
@@ -39,8 +42,20 @@ class ModelError(InputError):
     """A model that is absent, unsafe or not loadable."""
 
 
+class ProviderRefused(InputError):
+    """An LLM provider refuses the key, the model or the account; answers that were paid for are on disk."""
+
+
 class RunFolderBusy(InputError):
     """Another process owns the run folder."""
+
+
+class ProviderFailed(ShoptalkError):
+    """An LLM provider does not answer any more; answers that were paid for are on disk."""
+
+
+class NotConfirmed(ShoptalkError):
+    """A person said no to the estimate of an LLM's cost."""
 
 
 class MissingPart(ShoptalkError):

@@ -40,6 +40,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "grade": ("grade", "relevance", "rel", "score", "label"),
     "language": ("language", "lang"),
 }  # fmt: skip
+_CLICKS = frozenset(["clicked", "is_clicked", "is_click"])
 _NUMBERED_NEGATIVE = re.compile(r"^(hard_)?neg(ative)?s?_?\d+$")
 
 
@@ -86,14 +87,14 @@ def is_labelled_file(path: Path) -> bool:
 
 def read_labelled(path: Path, columns: Mapping[str, str]) -> LabelledFile:
     """Read a labelled file. `columns` maps our names to the file's. Raises SourceError."""
-    if not path.is_file():
-        raise SourceError(f"{path}: {'a folder, not a file of labels' if path.is_dir() else 'no such file'}")
-    if not is_labelled_file(path):
-        raise SourceError(f"{path}: not a labelled file; shoptalk reads {', '.join(SUFFIXES)}")
-    rows = list(_rows(path))
-    if not rows:
-        raise SourceError(f"{path}: holds no rows")
+    rows = read_rows(path)
     names = list(dict.fromkeys(name for _, row in rows for name in row))
+    clicks = [name for name in names if plain_column(name) in _CLICKS and name not in columns.values()]
+    if clicks:
+        raise SourceError(
+            f"{path}: its column {clicks[0]} is that of a click log, in which not every row says that a passage answers; "
+            f"give it with --set input.clicks={path.name}, or rename the column"
+        )
     found = _match_columns(path, names, columns)
     if {"sentence1", "sentence2", "score"} <= found.keys():
         return _scored(path, rows, found)
@@ -103,8 +104,22 @@ def read_labelled(path: Path, columns: Mapping[str, str]) -> LabelledFile:
             "it (positive, passage, answer, ..., or passage_id, or document and offset), or for sentence1, sentence2 and score. "
             "Name yours: --set input.columns.query=YOUR_COLUMN --set input.columns.positive=YOUR_COLUMN"
         )
-    negatives = [name for name in names if name == found.get("negative") or _NUMBERED_NEGATIVE.match(_plain(name))]
+    negatives = [
+        name for name in names if name == found.get("negative") or _NUMBERED_NEGATIVE.match(plain_column(name))
+    ]
     return _pairs(path, rows, found, negatives)
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The rows of a .jsonl, .csv, .tsv or .parquet file with their line or row numbers. Raises SourceError when there are none."""
+    if not path.is_file():
+        raise SourceError(f"{path}: {'a folder, not a file of labels' if path.is_dir() else 'no such file'}")
+    if not is_labelled_file(path):
+        raise SourceError(f"{path}: not a labelled file; shoptalk reads {', '.join(SUFFIXES)}")
+    rows = list(_rows(path))
+    if not rows:
+        raise SourceError(f"{path}: holds no rows")
+    return rows
 
 
 def _match_columns(path: Path, names: Sequence[str], columns: Mapping[str, str]) -> dict[str, str]:
@@ -113,7 +128,7 @@ def _match_columns(path: Path, names: Sequence[str], columns: Mapping[str, str])
             raise SourceError(f"input.columns: {ours} is not one of ours ({', '.join(_ALIASES)})")
         if theirs not in names:
             raise SourceError(f"{path}: has no column {theirs!r} (input.columns.{ours}); it has {', '.join(names)}")
-    by_plain = {_plain(name): name for name in names}
+    by_plain = {plain_column(name): name for name in names}
     found = dict(columns)
     for ours, aliases in _ALIASES.items():
         taken = set(found.values())
@@ -123,9 +138,12 @@ def _match_columns(path: Path, names: Sequence[str], columns: Mapping[str, str])
         )
         if ours not in found and match is not None:
             found[ours] = match
-    if not found.keys() & {"sentence1", "sentence2", "grade"} and _plain(found.get("score", "")) in _ALIASES["grade"]:
+    if (
+        not found.keys() & {"sentence1", "sentence2", "grade"}
+        and plain_column(found.get("score", "")) in _ALIASES["grade"]
+    ):
         found["grade"] = found.pop("score")  # beside a query, a score or label says whether the passage answers
-    if not found.keys() & {"positive", "passage_id", "offset"} and _plain(found.get("document", "")) in (
+    if not found.keys() & {"positive", "passage_id", "offset"} and plain_column(found.get("document", "")) in (
         "document",
         "doc",
     ):
@@ -133,7 +151,8 @@ def _match_columns(path: Path, names: Sequence[str], columns: Mapping[str, str])
     return found
 
 
-def _plain(name: str) -> str:
+def plain_column(name: str) -> str:
+    """A column's name for comparing: lower case, "_" for spaces and hyphens."""
     return re.sub(r"[\s\-]+", "_", name.strip().lower())
 
 

@@ -35,7 +35,7 @@ class Stage:
     """A function from artifacts to one artifact. `function` is "module:name", imported when the stage runs.
 
     `settings` names the sections that the result depends on; `reads` names artifacts, or what comes from outside the run
-    folder: source, labels, controls, base_model.
+    folder: source, labels, review, controls, base_model.
     """
 
     name: str
@@ -47,7 +47,10 @@ class Stage:
 
 STAGES = (
     Stage("ingest", "shoptalk.corpus:ingest", ("source", "base_model"), "passages", ("input", "ingest")),
-    Stage("queries", "shoptalk.queries:make_queries", ("source", "labels", "passages"), "queries", ("input", "queries")),
+    Stage(
+        "queries", "shoptalk.queries:make_queries",
+        ("source", "labels", "review", "passages", "base_model"), "queries", ("input", "queries", "llm", "model"),
+    ),
     Stage("dataset", "shoptalk.dataset:build_dataset", ("passages", "queries"), "dataset", ("dataset", "seed")),
     Stage(
         "baseline", "shoptalk.evaluation:assess",
@@ -59,7 +62,7 @@ STAGES = (
     ),
     Stage(
         "train", "shoptalk.training:finetune",
-        ("base_model", "examples", "dataset"), "candidates", ("model", "train", "seed"),
+        ("base_model", "examples", "dataset"), "candidates", ("model", "train", "negatives", "seed"),
     ),
     Stage("select", "shoptalk.evaluation:select", ("base_model", "candidates", "dataset"), "model", ("select",)),
     Stage(
@@ -73,7 +76,8 @@ STAGES = (
     ),
     Stage(
         "report", "shoptalk.report:build_report",
-        ("dataset", "baseline", "candidates", "model", "evaluation", "diagnosis"), "report", tuple(Settings.model_fields),
+        ("queries", "dataset", "baseline", "examples", "candidates", "model", "evaluation", "diagnosis"), "report",
+        tuple(Settings.model_fields),
     ),
 )  # fmt: skip
 NAMES = tuple(stage.name for stage in STAGES)
@@ -115,7 +119,8 @@ def run(
 
     source: a folder of documents, a BEIR folder or a labelled file; None goes on with the source of the run folder `out`.
     settings: a Settings, or plain values by section as in shoptalk.yaml. from_stage: run this stage and all later ones
-    again. confirm: asked, when the gate advises against training, whether to go on; None goes on. replace: build over a
+    again. confirm: asked, when the gate advises against training or a language model costs money, whether to go on; None goes
+    on. replace: build over a
     run of another source, which is refused otherwise.
     Raises ShoptalkError; what is finished stays in `out`, and the same call continues.
     """
@@ -202,12 +207,16 @@ def _walk(
             workspace.read(stage.writes)
             reporter().stage(stage.name, "unchanged")
         else:
-            _run_stage(workspace, settings, stage, key, inputs, digest_of(own))
+            _run_stage(workspace, settings, stage, key, inputs, digest_of(own), confirm)
         if stage.name == "baseline" and NAMES.index(until) > NAMES.index("baseline"):
             _heed_gate(workspace, settings, confirm)
 
 
-_PATHS = {"input": ("source", "queries", "dev_queries", "test_queries"), "diagnose": ("controls",)}
+_PATHS = {
+    "input": ("source", "queries", "dev_queries", "test_queries", "clicks"),
+    "queries": ("review",),
+    "diagnose": ("controls",),
+}
 
 
 def _without_paths(values: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +230,13 @@ def _without_paths(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_stage(
-    workspace: Workspace, settings: Settings, stage: Stage, key: str, inputs: dict[str, str], own: str
+    workspace: Workspace,
+    settings: Settings,
+    stage: Stage,
+    key: str,
+    inputs: dict[str, str],
+    own: str,
+    confirm: Callable[[str], bool] | None,
 ) -> None:
     reporter().stage(stage.name, "running")
     started = time.monotonic()
@@ -230,7 +245,7 @@ def _run_stage(
     seconds = {name: row.seconds for name, row in workspace.rows.items()}
     module, _, name = stage.function.partition(":")
     function: Callable[[StageContext], None] = getattr(importlib.import_module(module), name)
-    function(StageContext(settings, workspace.read, out, scratch, workspace.cache, seconds, seen))
+    function(StageContext(settings, workspace.read, out, scratch, workspace.cache, seconds, seen, confirm))
     files = list_files(out)
     taken = round(time.monotonic() - started, 3)
     workspace.commit(stage.name, Row(stage.writes, key, inputs, own, files, digest_of(files), taken, _versions()))
@@ -264,7 +279,7 @@ def _result(workspace: Workspace) -> dict[str, Any] | None:
 class _Outside:
     """Digests of what lies outside the run folder, computed once a walk."""
 
-    NAMES = ("source", "labels", "controls", "base_model")
+    NAMES = ("source", "labels", "review", "controls", "base_model")
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -272,12 +287,12 @@ class _Outside:
 
     def check(self) -> None:
         """Before a run folder is made: the files and the base model are there. Raises SourceError or ModelError."""
-        source = Path(self._settings.input.source)
-        if not source.exists():
-            from shoptalk.corpus.ingest import no_source
+        from shoptalk.corpus.ingest import holds_documents, no_source
 
+        source = Path(self._settings.input.source)
+        if not source.exists() and not holds_documents(source):
             raise SourceError(no_source(source))
-        for name in ("labels", "controls", "base_model"):
+        for name in ("labels", "review", "controls", "base_model"):
             self.digest(name)
 
     def digest(self, name: str) -> str:
@@ -291,20 +306,32 @@ class _Outside:
         if name == "base_model":
             return find_model(self._settings.model.base).sha256
         if name == "source":
-            path = Path(chosen.source)
-            return digest_of(list_files(path)) if path.is_dir() else sha256_of(path)
+            from shoptalk.corpus.ingest import source_digest
+
+            return source_digest(Path(chosen.source))
+        if name == "review":
+            return self._review()
         files = (
             [self._settings.diagnose.controls]
             if name == "controls"
-            else [chosen.queries, chosen.dev_queries, chosen.test_queries]
+            else [chosen.queries, chosen.dev_queries, chosen.test_queries, chosen.clicks]
         )
         for file in files:
             if file and not Path(file).is_file():
                 raise SourceError(f"{file}: no such file")
         return digest_of([sha256_of(Path(file)) if file else "" for file in files])
 
+    def _review(self) -> str:
+        """What a person decided, not how the spreadsheet saved it; "" as long as there is no file."""
+        path = Path(self._settings.queries.review)
+        if not self._settings.queries.review or not path.is_file():
+            return ""
+        from shoptalk.queries.review import read_review
 
-_VERSION = "1"
+        return digest_of([[row.query_id, row.text, row.keep] for row in read_review(path)])
+
+
+_VERSION = "2"
 """Part of every stage's key: raised when a stage's result changes for the same inputs and settings."""
 
 

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shoptalk.errors import SettingsError
 
 BUILTIN_MODEL = "builtin:all-MiniLM-L6-v2"
+
+
+def address_holds_secret(address: str) -> bool:
+    """Whether a URL carries a user name, a password, a query or a fragment, which is where keys are put."""
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(address)
+    return bool("@" in parts.netloc or parts.query or parts.fragment)
 
 
 class _Section(BaseModel):
@@ -28,6 +36,7 @@ class InputSettings(_Section):
     queries: str = Field("", description="labelled queries for SOURCE (training; split if there is no test file)")
     dev_queries: str = Field("", description="labelled queries kept as the dev split")
     test_queries: str = Field("", description="labelled queries kept as the test split")
+    clicks: str = Field("", description="click or search log of the documents, read as weak labels to train with")
     dangling: Literal["error", "drop"] = Field(
         "error", description="judgements of passages or queries that do not exist"
     )
@@ -52,16 +61,116 @@ class IngestSettings(_Section):
     """Documents to passages."""
 
     passage_tokens: int = Field(200, ge=16, description="passage size in the base model's own tokens, at most")
+    overlap_tokens: int = Field(0, ge=0, description="tokens of the text before, repeated at the start of a passage")
     max_file_mb: float = Field(10.0, gt=0, description="larger files are skipped, with the reason")
+    max_archive_mb: float = Field(500.0, gt=0, description="what one archive may unpack to; the rest is skipped")
+    max_archive_files: int = Field(20_000, ge=1, description="files that one archive may hold; the rest is skipped")
+    repeated_share: float = Field(
+        0.3, gt=0, le=1, description="share of a folder's files from which on a block in all of them is boilerplate"
+    )
+    timeout_s: float = Field(60.0, gt=0, description="seconds that parsing one file may take")
+    memory_mb: int = Field(1024, ge=128, description="memory that parsing one file may take")
+    workers: int = Field(0, ge=0, description="processes that parse; 0: as many as there are cores and work")
 
 
 class QuerySettings(_Section):
-    """Queries made without labels or LLM."""
+    """Queries made without labels: which, how they are judged, and click logs as weak labels."""
 
-    kinds: tuple[Literal["faq", "heading", "definition", "key-phrase"], ...] = Field(
-        ("faq", "heading", "definition", "key-phrase"), description="which offline generators run"
+    make: Literal["auto", "always", "never"] = Field(
+        "auto", description="auto: only where no labels are left to train with; made queries beside labels only train"
     )
-    per_passage: int = Field(2, ge=1, description="queries made for one passage, at most")
+    kinds: tuple[
+        Literal[
+            "faq", "heading", "path", "title", "acronym", "definition", "term", "template", "sentence", "key-phrase",
+        ], ...,
+    ] = Field(
+        ("faq", "heading", "path", "title", "acronym", "definition", "template", "key-phrase"),
+        description="which offline generators run; the first of them have precedence",
+    )  # fmt: skip
+    per_passage: int = Field(2, ge=1, description="queries made offline for one passage, at most")
+    review: str = Field("", description="CSV of made queries that a person edits (`shoptalk queries --review FILE`)")
+    round_trip_k: int = Field(
+        20, ge=0, description="base model or BM25 must find the passage in its top k; 0: not judged"
+    )
+    near_duplicate: float = Field(
+        0.8, gt=0, le=1, description="queries of one passage that share so much, rare words counting more, are one"
+    )
+    copied_words: int = Field(8, ge=0, description="words in a row copied from the passage that are too many; 0: any")
+    off_language: bool = Field(True, description="reject queries in another language than wanted")
+    generic_share: float = Field(
+        0.97, gt=0, le=1,
+        description="too generic when the passage at rank k scores this share of the right one, 1: not judged",
+    )  # fmt: skip
+    llm_judge: bool = Field(False, description="the language model of `llm` scores made queries as well, at its cost")
+    judge_min: int = Field(3, ge=1, le=5, description="LLM judge: lowest of its four scores (1 to 5) that is enough")
+    click_eta: float = Field(1.0, ge=0, description="a result at rank r is looked at with chance (1/r) to this power")
+    click_prior: float = Field(1.0, gt=0, description="looks without a click that every passage is given beforehand")
+    click_min_weight: float = Field(0.3, ge=0, le=1, description="weaker clicks are rejected")
+    skip_above: bool = Field(False, description="results passed over above a click are negatives of the query")
+
+
+QueryKind = Literal["natural", "keywords", "acronym", "paraphrase", "comparison", "how-to"]
+
+
+class LLMSettings(_Section):
+    """Queries written by a language model. Keys come from the environment alone: OPENAI_API_KEY, ANTHROPIC_API_KEY."""
+
+    provider: Literal["", "openai", "anthropic", "transformers"] = Field(
+        "", description="empty: none; openai: any server of that protocol; transformers: a model on this machine"
+    )
+    model: str = Field("", description="the provider's name for it; for transformers a folder or a Hub id")
+    base_url: str = Field(
+        "", description="of another server, such as http://localhost:11434/v1; never with a key in it"
+    )
+    queries_per_passage: int = Field(4, ge=3, le=5)
+    mix: dict[QueryKind, Annotated[float, Field(gt=0)]] = Field(
+        {"natural": 3, "keywords": 2, "acronym": 1, "paraphrase": 2, "comparison": 1, "how-to": 1},
+        description="kinds of queries with their weights",
+        min_length=1,
+    )
+    language: str = Field("", description="of the queries, as in de or German; empty: that of the passage")
+    persona: str = Field("", description="who asks, as in: a new nurse on the night shift")
+    few_shot: int = Field(3, ge=0, le=10, description="your own queries shown as examples, at most")
+    negatives: int = Field(0, ge=0, le=5, description="hard negatives written for a query")
+    multi_passage: int = Field(0, ge=0, description="questions that need two passages of one document, at most")
+    max_passages: int | None = Field(None, ge=1, description="passages asked about, spread evenly; empty: all")
+    max_query_chars: int = Field(200, ge=20, description="longer queries are rejected")
+    max_copied_words: int = Field(7, ge=3, description="words in a row that a query may share with its passage")
+    answer_tokens: int = Field(1_500, ge=64, description="tokens of one answer, at most")
+    temperature: float | None = Field(None, ge=0, le=2, description="empty: the provider's own")
+    seed: int = Field(
+        12, ge=0, description="for the choice of kinds, waiting times, and sampling where it is supported"
+    )
+    attempts: int = Field(3, ge=1, description="answers asked for until all queries of a passage are usable")
+    concurrency: int = Field(8, ge=1, le=256, description="calls at the same time; prompts in a batch for transformers")
+    requests_per_minute: int = Field(0, ge=0, description="calls started in a minute, at most; 0: no limit of our own")
+    timeout_s: float = Field(120, gt=0, description="for one whole call")
+    max_retries: int = Field(6, ge=0, description="of a call that failed on the way (429, 5xx, timeout)")
+    max_wait_s: float = Field(300, gt=0, description="longest wait that a server may ask for; beyond it the run stops")
+    price_in: float = Field(0, ge=0, description="money per million input tokens that you pay; 0: unknown or free")
+    price_out: float = Field(0, ge=0, description="money per million output tokens that you pay; 0: unknown or free")
+    max_cost: float | None = Field(None, ge=0, description="money for all calls of this run folder, never exceeded")
+    max_total_tokens: int | None = Field(None, ge=0, description="input and output tokens of all calls, never exceeded")
+    batch: bool = Field(False, description="Anthropic's Message Batches; give the batch prices")
+    batch_poll_s: float = Field(30, gt=0, description="how often a batch is asked whether it is done")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LLMSettings:
+        # SettingsError passes through pydantic as it is; its own message would print an address with a password in it.
+        if address_holds_secret(self.base_url):
+            raise SettingsError(
+                "llm.base_url holds a user name, a password or a query; take it out (its value is not shown here) and put "
+                "the key into OPENAI_API_KEY or ANTHROPIC_API_KEY"
+            )
+        if self.provider and not self.model:
+            raise SettingsError(f"llm.model is empty; say which model of {self.provider} to use")
+        if self.max_cost is not None and not (self.price_in and self.price_out):
+            raise SettingsError(
+                "llm.max_cost needs llm.price_in and llm.price_out; or cap llm.max_total_tokens instead"
+            )
+        if self.batch and self.provider != "anthropic":
+            raise SettingsError(f"llm.batch works with provider anthropic alone, not with {self.provider or 'none'}")
+        return self
 
 
 class DatasetSettings(_Section):
@@ -74,6 +183,7 @@ class DatasetSettings(_Section):
         None, ge=2, description="training queries at most, drawn by the seed (learning curves)"
     )
     near_duplicate: float = Field(0.8, gt=0, le=1, description="Jaccard over word 3-grams, verified exactly")
+    test_on_clicks: bool = Field(False, description="clicks may become test and dev labels too")
     max_query_chars: int = Field(2_000, ge=10)
     max_passage_chars: int = Field(100_000, ge=100)
 
@@ -91,11 +201,34 @@ class BaselineSettings(_Section):
 
 
 class NegativeSettings(_Section):
-    """Hard negatives, mined with the base model."""
+    """Hard negatives, mined with the base model and BM25."""
 
     mine: int = Field(0, ge=0, le=15, description="mined per query; experiments: mined-negatives")
-    margin: float = Field(0.95, gt=0, le=1, description="a negative scores under this share of the positive")
-    depth: int = Field(50, ge=1, description="how deep in the base ranking to look")
+    margin: float = Field(0.95, gt=0, le=1, description="a negative scores under this share of the lowest positive")
+    absolute_margin: float | None = Field(
+        None, ge=0, le=2, description="and this much under the lowest positive, in cosine; empty: the share alone"
+    )
+    depth: int = Field(50, ge=1, description="how deep in the rankings of the base model and BM25 to look")
+    bm25_share: float = Field(0.25, ge=0, le=1, description="share of the mined that comes from BM25's ranking")
+    same_section: bool = Field(
+        False, description="passages of a positive's own section (same source and headings) may be negatives"
+    )
+    cross_encoder: str = Field("", description="reranker that throws out what answers the query after all; empty: none")
+    cross_encoder_share: float = Field(
+        0.5, gt=0, le=1, description="a negative's probability by the reranker stays under this share of the positive's"
+    )
+    rounds: int = Field(
+        1, ge=1, le=2, description="2: mine with the tuned model, train again, keep that where dev nDCG@10 rises"
+    )
+
+    @model_validator(mode="after")
+    def _has_something_to_mine(self) -> NegativeSettings:
+        if self.rounds > 1 and not self.mine:
+            raise SettingsError(
+                "negatives.rounds is 2, but negatives.mine is 0, so the second round has nothing to mine; set negatives.mine=1 "
+                "or more, or negatives.rounds=1"
+            )
+        return self
 
 
 class TrainSettings(_Section):
@@ -178,6 +311,11 @@ class DiagnoseSettings(_Section):
     zero_loss: float = Field(0.01, ge=0, description="mean training loss at the end under which the data was memorised")
     bias_drift: float = Field(0.03, gt=0, description="drift of control queries to the domain, in cosine")
     duplicate_share: float = Field(0.2, gt=0, le=1)
+    terms: int = Field(40, ge=0, description="terms of the team's own that are looked at before and after")
+    general_words: int = Field(4_000, ge=0, description="words of general language that a term is held against")
+    uncovered_share: float = Field(
+        0.5, gt=0, le=1, description="share of the most telling terms without training data that is a finding"
+    )
 
 
 class ReportSettings(_Section):
@@ -195,6 +333,7 @@ class Settings(_Section):
     model: ModelSettings = ModelSettings()
     ingest: IngestSettings = IngestSettings()
     queries: QuerySettings = QuerySettings()
+    llm: LLMSettings = LLMSettings()
     dataset: DatasetSettings = DatasetSettings()
     baseline: BaselineSettings = BaselineSettings()
     negatives: NegativeSettings = NegativeSettings()
@@ -242,7 +381,10 @@ def with_values(settings: Settings, assignments: Iterable[str]) -> Settings:
         for section in sections:
             place = place.get(section) if isinstance(place, dict) else None
         if not isinstance(place, dict) or (name not in place and sections != ["input", "columns"]):
-            raise SettingsError(f"--set {assignment}: there is no setting {key.strip()}{_nearest(values, key.strip())}")
+            # Without the value, which may be a secret that has no place here.
+            raise SettingsError(
+                f"--set {key.strip()}: there is no setting {key.strip()}{_nearest(values, key.strip())}"
+            )
         try:
             place[name] = _value(text, sections, name)
         except yaml.YAMLError:

@@ -50,7 +50,8 @@ class StageContext:
     """What a stage is given. `read(artifact)` is a verified folder; `out` becomes the artifact when the stage returns.
 
     `scratch` belongs to this stage with these inputs and settings, and survives a kill (checkpoints). `cache` holds what
-    can always be computed again (embeddings).
+    can always be computed again (embeddings). `confirm` asks the person at the keyboard before money is spent; None when nobody
+    can be asked, or has said yes beforehand.
     """
 
     settings: Settings
@@ -60,6 +61,7 @@ class StageContext:
     cache: Path
     seconds: Mapping[str, float]
     evaluations: int
+    confirm: Callable[[str], bool] | None = None
 
 
 class Workspace:
@@ -251,7 +253,7 @@ def sha256_of(path: Path) -> str:
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every file under a folder by relative path, with its size and sha256."""
+    """Every file under a folder by relative path, with its size and sha256. Raises OSError for one that cannot be read."""
     return {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.rglob("*"))

@@ -111,7 +111,7 @@ def broken_parquet(folder: Path) -> None:
 
 
 def other_file(folder: Path) -> None:
-    (folder / "source.pdf").write_bytes(b"%PDF-1.7")
+    (folder / "source.odt").write_bytes(b"%PDF-1.7")
 
 
 def beir_with_an_id_twice(folder: Path) -> None:
@@ -155,7 +155,7 @@ def beir_without_texts(folder: Path) -> None:
         (binary_text, "source", ["none of its 1 files could be read", "report.txt: binary data"]),
         (huge_text, "source", ["one-line.txt: 50.0 MB", "ingest.max_file_mb is 10"]),
         (only_other_formats, "source", ["film.mp4: no reader for .mp4"]),
-        (other_file, "source.pdf", ["source.pdf: not a source", ".jsonl"]),
+        (other_file, "source.odt", ["source.odt: not a source", ".jsonl"]),
         (pairs_in_latin_1, "source.jsonl", ["source.jsonl, line 1: not UTF-8 (byte", "0xfc", "save the file as UTF-8"]),
         (pairs_in_one_huge_line, "source.jsonl", ["line 1: 50,000,034 bytes", "at most 2,000,000"]),
         (pairs_cut_off, "source.jsonl", ["source.jsonl, line 2: not JSON", "each line is one JSON object"]),

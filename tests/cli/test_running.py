@@ -301,6 +301,8 @@ def test_ctrl_c_says_that_it_goes_on_and_the_same_command_does(tmp_path: Path, t
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A shell has its background jobs ignore Ctrl-C, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run").glob(".work/*/checkpoint-*/sealed.json")):

@@ -46,6 +46,13 @@ def show_plan(request: Request, until: str, as_json: bool) -> None:
         stdout().print(line, markup=False, soft_wrap=True)
 
 
+def _for_free(settings: Settings) -> Settings:
+    """The settings of a run that asks no language model and encodes nothing: a plan must not pay, nor take an hour."""
+    llm = settings.llm.model_copy(update={"provider": "", "batch": False})
+    queries = settings.queries.model_copy(update={"round_trip_k": 0, "llm_judge": False})
+    return settings.model_copy(update={"llm": llm, "queries": queries})
+
+
 def make_plan(request: Request, until: str) -> dict[str, Any]:
     """Minutes by stage, with what each will do."""
     from shoptalk import pipeline
@@ -56,7 +63,7 @@ def make_plan(request: Request, until: str) -> dict[str, Any]:
     given = {n: getattr(request, n) for n in ("source", "queries", "dev_queries", "test_queries")}
     settings = pipeline.resolve_settings(request.folder, request.settings(), given, request.base_model)
     with tempfile.TemporaryDirectory() as folder:
-        pipeline.run(out=folder, settings=settings, until="dataset")
+        pipeline.run(out=folder, settings=_for_free(settings), until="dataset")
         manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["stages"]
         seconds = {name: (row["seconds"], "run for this plan") for name, row in manifest.items()}
         ahead = None

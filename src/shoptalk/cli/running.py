@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 Source = Annotated[
     str | None,
     typer.Argument(
-        help="Folder of documents (.md .txt .html), BEIR folder, or labelled file (.jsonl .csv .tsv .parquet)."
+        help="Folder, glob, file or archive of documents (.md .pdf .docx .html ...), BEIR folder, or labelled file "
+        "(.jsonl .csv .tsv .parquet)."
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder. Default: runs/NAME_OF_SOURCE.")]
@@ -75,7 +77,8 @@ class Request:
         """The run folder."""
         if self.out is not None:
             return self.out
-        return Path("runs") / (Path(self.source).resolve().stem if self.source else "run")
+        name = Path(self.source).resolve().stem if self.source else "run"
+        return Path("runs") / (re.sub(r"[*?\[\]]+", "_", name).strip("_.") or "run")
 
     def settings(self) -> Settings | None:
         """Settings from file and --set; None, meaning those of the run folder, when there is neither source nor change."""
@@ -98,7 +101,8 @@ def add_commands(app: typer.Typer) -> None:
     """Put `run` and the stages' commands on the app, in the order of the way of the data."""
     app.command(name="run")(run)
     for name, text in STAGE_HELP.items():
-        command = _train if name == "train" else _stage_command(name)
+        own: dict[str, Callable[..., int]] = {"train": _train, "ingest": _ingest, "queries": _queries}
+        command = own.get(name) or _stage_command(name)
         app.command(name=name, help=text + " Runs the stages before it if they are not done.")(command)
 
 
@@ -146,6 +150,67 @@ def run(
         return _plan(request, until, as_json)
     result = execute(request, until, from_stage, as_json, yes)
     return 3 if fail_on is not None and result.verdict == fail_on else 0
+
+
+def _ingest(
+    source: Source = None,
+    out: Out = None,
+    base_model: Base = None,
+    queries: Queries = None,
+    dev_queries: DevQueries = None,
+    test_queries: TestQueries = None,
+    controls: Controls = None,
+    assignments: Set = None,
+    config: Config = None,
+    as_json: AsJson = False,
+    show: Annotated[
+        int, typer.Option("--show", min=0, help="Print so many passages; without SOURCE, those of the run in --out.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which passages --show draws.")] = 0,
+) -> int:
+    from shoptalk.cli.console import stdout
+    from shoptalk.cli.showing import show_passages, shown_passages
+    from shoptalk.cli.summary import stage_record
+
+    request = Request(source, out, base_model, queries, dev_queries, test_queries, controls, assignments or [], config)
+    finished = show and source is None and not assignments and (request.folder / "passages" / "corpus.jsonl").is_file()
+    if not show:
+        execute(request, "ingest", None, as_json, yes=False)
+        return 0
+    if not finished:
+        execute(request, "ingest", None, as_json=False, yes=False, quiet=True)
+    rows = shown_passages(request.folder, show, seed)
+    if as_json:
+        typer.echo(json.dumps(stage_record(request.folder, "ingest") | {"shown": rows}, ensure_ascii=False))
+    else:
+        show_passages(rows, stdout())
+    return 0
+
+
+def _queries(
+    source: Source = None,
+    out: Out = None,
+    base_model: Base = None,
+    queries: Queries = None,
+    dev_queries: DevQueries = None,
+    test_queries: TestQueries = None,
+    controls: Controls = None,
+    assignments: Set = None,
+    config: Config = None,
+    as_json: AsJson = False,
+    review: Annotated[
+        Path | None,
+        typer.Option("--review", help="CSV of made queries to edit: written when it is not there, else read back."),
+    ] = None,
+) -> int:
+    from shoptalk.cli.reviewing import offer_review
+
+    chosen = [*(assignments or []), *([f"queries.review={json.dumps(str(review))}"] if review else [])]
+    request = Request(source, out, base_model, queries, dev_queries, test_queries, controls, chosen, config)
+    execute(request, "queries", None, as_json, yes=False)
+    if review is not None:
+        typer.echo(offer_review(request.folder, review), err=True)
+    return 0
 
 
 def _train(
@@ -208,8 +273,8 @@ def _stage_command(name: str) -> Callable[..., int]:
     return command
 
 
-def execute(request: Request, until: str, from_stage: str | None, as_json: bool, yes: bool) -> Any:
-    """Run the pipeline with progress on stderr and the outcome on stdout."""
+def execute(request: Request, until: str, from_stage: str | None, as_json: bool, yes: bool, quiet: bool = False) -> Any:
+    """Run the pipeline with progress on stderr and the outcome, unless `quiet`, on stdout."""
     import sys
 
     from shoptalk.cli import summary
@@ -229,9 +294,11 @@ def execute(request: Request, until: str, from_stage: str | None, as_json: bool,
             settings=settings,
             until=until,
             from_stage=from_stage,
-            confirm=_confirm if not yes and sys.stdin.isatty() and not as_json else None,
+            confirm=_agreed if yes else _confirm if sys.stdin.isatty() and not as_json else None,
             replace=yes,
         )
+    if quiet:
+        return result
     if as_json:
         record = result.result if until == "report" else summary.stage_record(result.folder, until)
         typer.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
@@ -242,5 +309,9 @@ def execute(request: Request, until: str, from_stage: str | None, as_json: bool,
     return result
 
 
+def _agreed(words: str) -> bool:
+    return True
+
+
 def _confirm(words: str) -> bool:
-    return typer.confirm(f"{words}\nTrain anyway?", default=True, err=True)
+    return typer.confirm(f"{words}\nGo on?", default=True, err=True)

@@ -84,6 +84,42 @@ def show_stage(folder: Path, stage: str, console: Console) -> None:
     console.print(f"written to {folder}", markup=False, soft_wrap=True)
 
 
+def _files_record(passages: Path) -> dict[str, Any]:
+    """How many files were read, skipped or hidden, in which formats and languages; nothing for a source without documents."""
+    if not (passages / "files.jsonl").is_file():
+        return {}
+    rows = [row for _, row in read_jsonl(passages / "files.jsonl")]
+    files = Counter({"read": 0, "skipped": 0})
+    for row in rows:
+        files[row["status"]] += row.get("files", 1)
+    read = [row for row in rows if row["status"] == "read"]
+    repeated = sum(1 for _ in read_jsonl(passages / "repeated.jsonl"))
+    return {
+        "files": dict(files) if rows else None,
+        "formats": dict(Counter(Path(row["file"]).suffix.lower() for row in read).most_common()) or None,
+        "languages": dict(Counter(row["language"] or "unknown" for row in read).most_common()) or None,
+        "repeated blocks taken out": repeated or None,
+    }
+
+
+_MOST_LINES = 30
+
+
+def _left_out(queries: Path) -> dict[str, Any]:
+    """What the stage queries left out: counted by check; rows of a person's own file one by one, made queries by kind."""
+    rows = [row for _, row in read_jsonl(queries / "rejected.jsonl")]
+    made = queries / "yields.json"
+    table = json.loads(made.read_text(encoding="utf-8"))["kinds"] if made.is_file() else {}
+    of_made = sum((Counter(kind["rejected"]) for kind in table.values()), Counter())
+    others = [row for row in rows if row["check"] not in of_made][:_MOST_LINES]
+    return {
+        "scored pairs": sum(1 for _ in read_jsonl(queries / "pairs.jsonl")) or None,
+        "made": [f"{name}: {kind['kept']} of {kind['drafted']} kept" for name, kind in table.items()] or None,
+        "rejected": dict(Counter(row["check"] for row in rows).most_common()) or None,
+        "left out": [f"{row['item']}: {row['reason']}" for row in others] or None,
+    }
+
+
 def stage_record(folder: Path, stage: str) -> dict[str, Any]:
     """The facts of a finished stage, as they are on disk."""
     if stage == "ingest":
@@ -92,17 +128,17 @@ def stage_record(folder: Path, stage: str) -> dict[str, Any]:
             "skipped": [
                 f"{row['item']}: {row['reason']}" for _, row in read_jsonl(folder / "passages" / "skipped.jsonl")
             ],
-        }
+        } | _files_record(folder / "passages")
     if stage == "queries":
         kinds = Counter(
             (row.get("metadata") or {}).get("kind", "") for _, row in read_jsonl(folder / "queries" / "queries.jsonl")
         )
-        rejected = [f"{row['item']}: {row['reason']}" for _, row in read_jsonl(folder / "queries" / "rejected.jsonl")]
-        pairs = sum(1 for _ in read_jsonl(folder / "queries" / "pairs.jsonl"))
-        return {"queries": dict(kinds), "scored pairs": pairs or None, "left out": rejected or None}
+        return {"queries": dict(kinds)} | _left_out(folder / "queries")
     if stage == "negatives":
         rows = [row for _, row in read_jsonl(folder / "examples" / "examples.jsonl")]
-        return {"examples": len(rows), "negatives each": len(rows[0]["negatives"]) if rows else 0}
+        audited = folder / "examples" / "audit.json"
+        said = json.loads(audited.read_text(encoding="utf-8"))["sentence"] if audited.is_file() else None
+        return {"examples": len(rows), "negatives each": len(rows[0]["negatives"]) if rows else 0, "mined": said}
     if stage == "diagnose":
         findings = json.loads((folder / "diagnosis" / "findings.json").read_text(encoding="utf-8"))
         return {

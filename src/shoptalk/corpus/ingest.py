@@ -3,56 +3,98 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from shoptalk.beir import looks_like_beir, read_passages, write_jsonl, write_passages
+from shoptalk.corpus.archives import SUFFIXES as ARCHIVES
 from shoptalk.corpus.chunking import Chunker
-from shoptalk.corpus.readers import READERS, Unreadable, reader_for
+from shoptalk.corpus.readers import READERS
+from shoptalk.corpus.reading import Reading, read_documents
+from shoptalk.corpus.sources import glob_matches, is_document, is_glob
 from shoptalk.errors import SourceError
 from shoptalk.labelled import SUFFIXES, is_labelled_file, read_labelled
 from shoptalk.models.finding import find_model
-from shoptalk.progress import task
 from shoptalk.records import Passage, Rejected
-from shoptalk.settings import IngestSettings
-from shoptalk.workspace import StageContext
+from shoptalk.settings import Settings
+from shoptalk.workspace import StageContext, digest_of, sha256_of
 
 
 def ingest(stage: StageContext) -> None:
-    """Write passages/corpus.jsonl and passages/skipped.jsonl. Raises SourceError when there is nothing to read."""
+    """Write passages/corpus.jsonl, skipped.jsonl, files.jsonl (every file with what became of it) and repeated.jsonl.
+
+    Raises SourceError when there is nothing to read.
+    """
     settings = stage.settings
     source = Path(settings.input.source)
-    skipped: list[Rejected] = []
+    reading = Reading([], [], [], [])
     if source.is_dir() and looks_like_beir(source):
-        passages = read_passages(source / "corpus.jsonl")
-    elif source.is_dir():
-        chunker = Chunker(find_model(settings.model.base).path / "tokenizer.json", settings.ingest.passage_tokens)
-        passages, skipped = read_documents(source, chunker, settings.ingest)
+        reading.passages.extend(read_passages(source / "corpus.jsonl"))
     elif source.is_file() and is_labelled_file(source):
-        passages = passages_of_labels(source, settings.input.columns)
+        reading.passages.extend(passages_of_labels(source, settings.input.columns))
+    elif holds_documents(source):
+        reading = _documents(source, settings, stage.cache, stage.scratch)
     else:
         raise SourceError(no_source(source))
-    if not passages and not _is_scored(source, settings.input.columns):
-        raise SourceError(_nothing(source, skipped))
-    write_passages(stage.out / "corpus.jsonl", passages)
-    write_jsonl(stage.out / "skipped.jsonl", map(asdict, skipped))
+    if not reading.passages and not _is_scored(source, settings.input.columns):
+        raise SourceError(_nothing(source, reading.skipped))
+    write_passages(stage.out / "corpus.jsonl", reading.passages)
+    write_jsonl(stage.out / "skipped.jsonl", map(asdict, reading.skipped))
+    write_jsonl(stage.out / "files.jsonl", reading.files)
+    write_jsonl(stage.out / "repeated.jsonl", map(asdict, reading.repeated))
+
+
+def _documents(source: Path, settings: Settings, cache: Path, scratch: Path) -> Reading:
+    chunker = Chunker(
+        find_model(settings.model.base).path / "tokenizer.json",
+        settings.ingest.passage_tokens,
+        settings.ingest.overlap_tokens,
+    )
+    chosen = settings.input
+    labels = (
+        *(chosen.queries, chosen.dev_queries, chosen.test_queries, chosen.clicks),
+        *(settings.queries.review, settings.diagnose.controls),
+    )
+    return read_documents(source, chunker, settings.ingest, cache, scratch, labels)
+
+
+def holds_documents(source: Path) -> bool:
+    """Whether a source is read as documents: a folder, a glob that finds something, a document or an archive."""
+    return source.is_dir() or is_document(source, READERS) or (is_glob(source) and bool(glob_matches(source)))
+
+
+def source_digest(source: Path) -> str:
+    """The digest of what a source holds now: of a file, of all files of a folder, or of all that a glob finds."""
+    if is_glob(source):
+        return digest_of({str(path): _digest(path) for path in glob_matches(source)})
+    return digest_of(_digest(source))
+
+
+def _digest(path: Path) -> object:
+    if path.is_dir():
+        return {file.relative_to(path).as_posix(): _digest(file) for file in sorted(path.rglob("*")) if file.is_file()}
+    try:
+        return sha256_of(path)
+    except OSError as error:  # such a file is listed when documents are read; it is no reason to fail here
+        return str(error.strerror)
 
 
 def no_source(source: Path) -> str:
     """Why a path is no source, and what would be."""
     kinds = (
-        f"a folder of {', '.join(sorted(READERS))} documents, a BEIR folder, or a labelled file ({', '.join(SUFFIXES)})"
+        f"a folder of {', '.join(sorted(READERS))} documents, a glob, one document, an archive ({', '.join(ARCHIVES)}), "
+        f"a BEIR folder, or a labelled file ({', '.join(SUFFIXES)})"
     )
+    if is_glob(source):
+        return f"{source}: no file matches; a source is {kinds}"
     if not source.exists():
         return f"{source}: no such file or folder; a source is {kinds}"
     return f"{source}: not a source; that is {kinds}"
 
 
 def _nothing(source: Path, skipped: list[Rejected]) -> str:
-    if source.is_file():
+    if source.is_file() and is_labelled_file(source):
         return (
             f"{source}: holds no passages; its labels name them by id or document, so the source is the folder that has them, "
             "with this file as --queries"
@@ -65,7 +107,7 @@ def _nothing(source: Path, skipped: list[Rejected]) -> str:
 
 
 def _is_scored(source: Path, columns: Mapping[str, str]) -> bool:
-    return source.is_file() and read_labelled(source, columns).shape == "scored"
+    return source.is_file() and is_labelled_file(source) and read_labelled(source, columns).shape == "scored"
 
 
 def passages_of_labels(path: Path, columns: Mapping[str, str]) -> list[Passage]:
@@ -79,65 +121,3 @@ def passages_of_labels(path: Path, columns: Mapping[str, str]) -> list[Passage]:
 def text_id(text: str) -> str:
     """An id that depends on the text alone."""
     return "p-" + hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:12]
-
-
-def read_documents(folder: Path, chunker: Chunker, settings: IngestSettings) -> tuple[list[Passage], list[Rejected]]:
-    """All passages of a folder's documents, in path order, and every file that gave none, with the reason."""
-    passages: list[Passage] = []
-    skipped: list[Rejected] = []
-    files = list(_files(folder))
-    with task("reading documents", len(files)) as bar:
-        for path in files:
-            name = path.relative_to(folder).as_posix()
-            try:
-                if problem := _path_problem(path, name, folder):
-                    name = re.sub(r"[\t\n\r\ud800-\udfff]", "?", name)
-                    raise Unreadable(problem)
-                found = _read_one(path, name, chunker, settings)
-            except Unreadable as reason:
-                skipped.append(Rejected(name, "unreadable", str(reason)))
-            else:
-                passages += found
-                if not found:
-                    skipped.append(Rejected(name, "empty", "no text"))
-            bar.advance()
-    return passages, skipped
-
-
-def _read_one(path: Path, name: str, chunker: Chunker, settings: IngestSettings) -> list[Passage]:
-    reader = reader_for(path.suffix)
-    if reader is None:
-        raise Unreadable(f"no reader for {path.suffix or 'files without a suffix'}")
-    try:
-        size = path.stat().st_size
-        if size > settings.max_file_mb * 1e6:
-            raise Unreadable(f"{size / 1e6:.1f} MB; ingest.max_file_mb is {settings.max_file_mb:g}")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise Unreadable(f"cannot be read: {error.strerror}") from None
-    if not raw.strip():
-        return []
-    return chunker.split(reader.read(raw, path.stem), name)
-
-
-def _path_problem(path: Path, name: str, folder: Path) -> str:
-    """Why a file is not even opened, or ""."""
-    if re.search(r"[\t\n\r\ud800-\udfff]", name):
-        return "its name holds a tab, a line break or bytes that are not UTF-8; rename it"
-    if path.is_symlink() and not path.exists():
-        return "a link to nothing"
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return "a link that leaves the folder"
-    if path.is_dir():
-        return "a link to a folder; not followed"
-    return "" if path.is_file() else "not a plain file"
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below a folder in a stable order, and links to folders, which are not followed; hidden ones are left out."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links = [name for name in folders if (Path(parent) / name).is_symlink()]
-        for name in sorted([*names, *links]):
-            if not name.startswith("."):
-                yield Path(parent) / name

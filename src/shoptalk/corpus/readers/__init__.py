@@ -7,13 +7,28 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Protocol
 
+from shoptalk.errors import MissingPart
+
 READERS: dict[str, str] = {
     ".md": "shoptalk.corpus.readers.markdown",
     ".markdown": "shoptalk.corpus.readers.markdown",
     ".txt": "shoptalk.corpus.readers.text",
+    ".rst": "shoptalk.corpus.readers.rst",
     ".html": "shoptalk.corpus.readers.html",
     ".htm": "shoptalk.corpus.readers.html",
+    ".pdf": "shoptalk.corpus.readers.pdf",
+    ".docx": "shoptalk.corpus.readers.docx",
+    ".pptx": "shoptalk.corpus.readers.pptx",
+    ".xlsx": "shoptalk.corpus.readers.xlsx",
+    ".csv": "shoptalk.corpus.readers.csv",
+    ".tsv": "shoptalk.corpus.readers.csv",
+    ".jsonl": "shoptalk.corpus.readers.jsonl",
+    ".epub": "shoptalk.corpus.readers.epub",
+    ".eml": "shoptalk.corpus.readers.mail",
 }
+
+VERSION = "1"
+"""Raised when a reader reads the same bytes differently: what was parsed before is then parsed again."""
 
 # Code pages of DOS, mainframes and the old Macintosh, for which a short Western text of Windows is else taken.
 _EXTINCT = [
@@ -25,10 +40,16 @@ _EXTINCT = [
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a reader returns: a title and Markdown text (offsets of passages count in this text)."""
+    """What a reader returns: a title and Markdown text (offsets of passages count in this text).
+
+    page_starts: the offset at which each page begins; empty for a format without pages. note: what a person should know
+    about the reading ("2 of 9 pages have no text").
+    """
 
     title: str
     text: str
+    page_starts: tuple[int, ...] = ()
+    note: str = ""
 
 
 class Unreadable(Exception):
@@ -46,6 +67,11 @@ def reader_for(suffix: str) -> Reader | None:
     """The reader of a file suffix, imported when first asked for."""
     module = READERS.get(suffix.lower())
     return None if module is None else importlib.import_module(module)
+
+
+def missing_part(what: str, package: str) -> MissingPart:
+    """The error for a format whose optional package is not installed."""
+    return MissingPart(f"reading {what} needs {package}: pip install 'shoptalk[documents]'")
 
 
 def decode(raw: bytes) -> str:

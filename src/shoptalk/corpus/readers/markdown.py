@@ -22,6 +22,9 @@ _IMAGE = re.compile(rf"!\[([^\[\]]*)\]{_TARGET}")
 _LINK = re.compile(rf"\[([^\[\]]+)\]{_TARGET}")
 _CODE_OR_MARK = re.compile(r"(`[^`\n]+`)|</?[a-zA-Z][^<>\n]*>|\{[%{](?:(?!\{[%{]).)*?[%}]\}|\{:[^{}\n]*\}", re.DOTALL)
 _FENCE = re.compile(r"^\s*(?:(`{3,})[^`\n]*|(~{3,}).*)$")
+_UNDERLINE = re.compile(r"^ {0,3}(={2,}|-{3,})\s*$")
+_NO_HEADING = re.compile(r"^(?:\s{4,}|\s*(?:[-*+>|]|\d+[.)]\s|=+\s*$|-+\s*$))")
+_LONGEST_HEADING = 200
 _EMPHASIS = re.compile(r"[*`]+|(?<!\w)_+|_+(?!\w)")
 
 
@@ -49,18 +52,31 @@ def read(raw: bytes, name: str) -> Document:
 
 
 def headings(text: str) -> Iterator[Heading]:
-    """The headings of a text in order; a line in a code block is none."""
+    """The headings of a text in order, "# Name" or "Name" over a line of "=" or "-"; a line in a code block is none."""
     offset = 0
-    for line, is_code in _lines(text):
+    above, above_start, alone = "", 0, True  # the line before, and whether it began a paragraph
+    for line, is_code in lines_of(text):
+        end = offset + len(line)
         level = len(line) - len(line.lstrip("#"))
         if not is_code and 1 <= level <= 6 and line[level : level + 1].isspace():
             name = line.strip().lstrip("#").strip()
             bare = name.rstrip("#")
             name = bare if bare[-1:].isspace() or not bare else name  # "# Name #", but not "# C#"
-            name = _EMPHASIS.sub("", name).strip()
-            if name:
-                yield Heading(level, name, offset, offset + len(line))
-        offset += len(line)
+            if name := _without_marks(name):
+                yield Heading(level, name, offset, end)
+            above, alone = "", True
+        elif not is_code and above and (underline := _UNDERLINE.match(line)) and (name := _without_marks(above)):
+            yield Heading(1 if underline.group(1)[0] == "=" else 2, name, above_start, end)
+            above, alone = "", True
+        else:
+            blank = is_code or not line.strip()
+            fits = alone and not blank and len(line) <= _LONGEST_HEADING and _NO_HEADING.match(line) is None
+            above, above_start, alone = line.strip() if fits else "", offset, blank
+        offset = end
+
+
+def _without_marks(name: str) -> str:
+    return _EMPHASIS.sub("", name).strip()
 
 
 def _plain(text: str) -> str:
@@ -72,7 +88,7 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
     """The text in order, in pieces that are code blocks (True) or not."""
     lines: list[str] = []
     before = False
-    for line, is_code in _lines(text):
+    for line, is_code in lines_of(text):
         if is_code != before:
             yield "".join(lines), before
             lines, before = [], is_code
@@ -80,7 +96,7 @@ def _parts(text: str) -> Iterator[tuple[str, bool]]:
     yield "".join(lines), before
 
 
-def _lines(text: str) -> Iterator[tuple[str, bool]]:
+def lines_of(text: str) -> Iterator[tuple[str, bool]]:
     """Every line with its end, and whether it belongs to a fenced code block."""
     fence = ""
     for line in text.splitlines(keepends=True):
