@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,13 @@ def passages(tmp_path) -> Path:
 
 
 @pytest.fixture
-def made(make_stage, passages):
+def made(make_stage, passages, tiny_bert):
     """Run the stage with these inputs and return what it wrote, each file as a list of rows."""
 
-    def run(**inputs: object):
+    def run(queries_settings: dict | None = None, **inputs: object):
         values = {name: str(value) if isinstance(value, Path) else value for name, value in inputs.items()}
-        stage = make_stage({"input": values}, passages=passages)
+        chosen = {"kinds": ["faq", "heading"], **(queries_settings or {})}
+        stage = make_stage({"input": values, "queries": chosen, "model": {"base": str(tiny_bert)}}, passages=passages)
         make_queries(stage)
         names = ("queries", "judgements", "negatives", "pairs", "cuts", "rejected")
         return {name: [row for _, row in read_jsonl(stage.out / f"{name}.jsonl")] for name in names}
@@ -111,9 +113,99 @@ def test_test_labels_alone_make_a_human_test_and_offline_training_queries(made, 
     ]  # fmt: skip
 
 
-def test_dev_labels_count_as_labels_to_train_with(made, tmp_path, write_rows):
-    rows = made(source=tmp_path, dev_queries=write_rows("dev.jsonl", [{"query": "a", "passage_id": "guide.md#1"}]))
-    assert triples(rows["judgements"]) == [(text_query_id("a"), "guide.md#1", "dev")]
+def test_with_dev_labels_alone_there_is_still_something_to_train_with(made, tmp_path, write_rows):
+    dev = write_rows("dev.jsonl", [{"query": "a", "passage_id": "guide.md#1"}])
+    rows = made(source=tmp_path, dev_queries=dev)
+    assert [split for _, _, split in triples(rows["judgements"])] == ["dev", "", ""]
+    with pytest.raises(SourceError, match=r"nothing to train with: .* queries\.make is never"):
+        made({"make": "never"}, source=tmp_path, dev_queries=dev)
+
+
+def test_made_queries_beside_labels_where_that_is_asked_for(made, tmp_path, write_rows):
+    labels = write_rows("labels.jsonl", [{"query": "who answers", "passage_id": "guide.md#1"}])
+    rows = made({"make": "always"}, source=tmp_path, queries=labels)
+    assert [(row["kind"], row["weight"]) for row in rows["judgements"]] == [("labelled", 1), ("faq", 1), ("heading", 1)]
+
+
+def test_the_yields_say_what_became_of_every_draft(made, tmp_path):
+    rows = made(
+        {"round_trip_k": 0, "per_passage": 1, "kinds": ["faq", "heading", "template", "key-phrase"]}, source=tmp_path
+    )
+    table = json.loads((tmp_path / "out/yields.json").read_text(encoding="utf-8"))
+    counts = {kind: (row["drafted"], row["kept"], row["rejected"]) for kind, row in table["kinds"].items()}
+    assert counts == {"faq": (1, 1, {}), "heading": (1, 1, {}), "template": (1, 0, {"per-passage": 1})}
+    assert table["kinds"]["template"]["samples"]["rejected"][0]["query"] == "How do I book a train ticket?"
+    assert table["thresholds"]["per_passage"] == 1
+    assert rows["rejected"] == [
+        {
+            "item": "template guide.md#2: How do I book a train ticket?",
+            "check": "per-passage",
+            "reason": "guide.md#2 has 1 already",
+        }
+    ]
+
+
+def test_when_every_draft_is_rejected_the_first_reason_is_said(made, tmp_path, write_rows):
+    with pytest.raises(
+        SourceError,
+        match=r"all 1 queries made from its 2 passages were rejected; the first: heading guide\.md#2: Booking",
+    ):
+        made({"kinds": ["heading"], "copied_words": 1}, source=tmp_path)
+
+
+def test_a_click_log_gives_weighted_labels_and_no_made_queries(made, tmp_path, write_rows):
+    log = write_rows(
+        "log.jsonl",
+        [
+            {"query": "send the form", "shown": ["guide.md#2", "guide.md#1"], "clicked": ["guide.md#1"]},
+            {"query": "who", "shown": ["guide.md#2"], "clicked": ["guide.md#2"], "count": 9},
+            {"query": "", "shown": ["guide.md#2"], "clicked": ["guide.md#2"]},
+            {"query": "gone", "shown": ["nowhere"], "clicked": ["nowhere"]},
+        ],
+    )
+    rows = made({"skip_above": True}, source=tmp_path, clicks=log)
+    texts = {row["_id"]: (row["text"], row["metadata"]["origin"], row["metadata"]["kind"]) for row in rows["queries"]}
+    assert [
+        (*texts[row["query_id"]], row["passage_id"], row["weight"], row["split"]) for row in rows["judgements"]
+    ] == [
+        ("send the form", "human", "click", "guide.md#1", 0.5, ""),
+        ("who", "human", "click", "guide.md#2", 0.9, ""),
+    ]
+    assert [(row["query_id"], row["texts"]) for row in rows["negatives"]] == [
+        (text_query_id("send the form"), [PASSAGES[1].content])
+    ]
+    assert [(row["item"], row["check"]) for row in rows["rejected"]] == [
+        ("log.jsonl:3", "empty"), ("log.jsonl:4", "maps-to-nothing"),
+    ]  # fmt: skip
+    assert made(source=tmp_path, clicks=log)["negatives"] == []
+
+
+def test_a_log_of_weak_clicks_alone_is_an_error_that_shows_the_first(made, tmp_path, write_rows):
+    log = write_rows("log.jsonl", [{"query": "who", "passage_id": "guide.md#1", "clicked": 1, "count": 50}])
+    with pytest.raises(
+        SourceError, match=r"no click is left as a label; the first: who guide\.md#1: weight 0\.02, under 0\.3"
+    ):
+        made(source=tmp_path, clicks=log)
+
+
+def test_a_review_is_read_back(made, tmp_path):
+    first = made(source=tmp_path)
+    by_text = {row["text"]: row["_id"] for row in first["queries"]}
+    review = tmp_path / "review.csv"
+    review.write_text(
+        f"keep,query,query_id\nyes,What does a hotel cost me?,{by_text['How do I pay for a hotel?']}\n"
+        f"no,Booking a train ticket,{by_text['Booking a train ticket']}\nyes,Old one,q-old\n",
+        encoding="utf-8",
+    )
+    rows = made({"review": str(review)}, source=tmp_path)
+    assert [(row["_id"], row["text"], row["metadata"]["kind"]) for row in rows["queries"]] == [
+        (text_query_id("What does a hotel cost me?"), "What does a hotel cost me?", "faq")
+    ]
+    assert rows["cuts"] == [{"passage_id": "guide.md#1", "text": "How do I pay for a hotel?"}]
+    assert [(row["item"], row["check"], row["reason"]) for row in rows["rejected"]] == [
+        ("review.csv:4", "review", "its query is not made any more: 'Old one'"),
+        ("heading guide.md#2: Booking a train ticket", "review", "review.csv, line 3 says no"),
+    ]
 
 
 def test_each_file_gives_its_split(made, tmp_path, write_rows):

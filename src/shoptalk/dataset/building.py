@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from shoptalk.beir import read_jsonl, read_passages, read_queries, write_dataset
 from shoptalk.dataset.checks import check_judgements, check_pairs, check_passages, check_queries
 from shoptalk.dataset.clusters import UnionFind, near_duplicate_clusters
 from shoptalk.dataset.splitting import assign_splits, audit, group_queries
+from shoptalk.dataset.weak import divide, weights_of, without_weak
 from shoptalk.errors import SourceError
 from shoptalk.records import SPLITS, Dataset, Judgement, Passage, Qrels, Query, Rejected, ScoredPair
 from shoptalk.settings import Settings
@@ -64,7 +65,8 @@ def build_retrieval(
     rejected += more + orphans
     given = _given_splits(kept)
     judged: Qrels = {}
-    for judgement, split in kept:
+    strong, weak = divide(kept, settings.dataset)
+    for judgement, split in [*weak, *strong]:  # of a pair that both judge, the strong judgement stays
         own = given[judgement.query_id]
         if own in ("test", "dev") and split != own:
             where = f"{judgement.query_id} {judgement.passage_id}"
@@ -76,11 +78,17 @@ def build_retrieval(
         {p.passage_id: p.content for p in kept_passages}, settings.dataset.near_duplicate
     )
     groups = group_queries(relevant, clusters, {q: kept_queries[q].text for q in relevant})
-    chosen = assign_splits(groups, {q: given[q] for q in groups}, settings.dataset, rng)
+    measuring = {one.query_id for one, _ in strong if one.grade > 0}
+    weak_pairs = {(one.query_id, one.passage_id) for one, _ in weak} - {
+        (one.query_id, one.passage_id) for one, _ in strong
+    }
+    chosen = assign_splits(groups, {q: given[q] for q in groups}, settings.dataset, rng, groups.keys() - measuring)
     rejected += chosen.dropped
     _thin_out(chosen.split, settings.dataset.max_train, rng)
     qrels: dict[str, Qrels] = {s: {q: judged[q] for q, own in chosen.split.items() if own == s} for s in SPLITS}
-    _refuse_empty({s: len(qrels[s]) for s in SPLITS}, settings.input.source)
+    qrels, taken = without_weak(qrels, weak_pairs, chosen.dev_is_weak)
+    rejected += taken
+    _refuse_empty({s: len(qrels[s]) for s in SPLITS}, settings.input.source, weak=len(weak))
     dataset = Dataset(
         "retrieval",
         by_id,
@@ -89,6 +97,7 @@ def build_retrieval(
         clusters,
         {q: groups[q] for q in chosen.split},
         {q: tuple(dict.fromkeys(texts)) for q, texts in negatives.items() if chosen.split.get(q) == "train"},
+        weights=weights_of(kept, qrels["train"]),
     )
     sizes = Counter(clusters.values())
     notes: dict[str, Any] = {
@@ -106,6 +115,8 @@ def build_retrieval(
         "train_origin": _origin(kept_queries[q] for q in qrels["train"]),
         "query_kinds": dict(Counter(kept_queries[q].kind for q in chosen.split)),
         "test_size_note": small_test_note(len(qrels["test"])),
+        "weak_training_pairs": sum(map(len, dataset.weights.values())),
+        "click_queries": {s: sum(kept_queries[q].kind == "click" for q in qrels[s]) for s in SPLITS},
     }
     return dataset, notes, rejected
 
@@ -181,14 +192,22 @@ def small_test_note(n: int) -> str:
     )
 
 
-def _refuse_empty(sizes: Mapping[str, int], source: str) -> None:
+def _refuse_empty(sizes: Mapping[str, int], source: str, weak: int = 0) -> None:
     empty = [name for name, n in sizes.items() if n == 0]
     if empty:
         have = ", ".join(f"{name} {n}" for name, n in sizes.items())
         raise SourceError(
             f"{source}: no {' and no '.join(empty)} queries are left after the checks ({have}); at least one in each split is needed. "
             "queries/rejected.jsonl and the reasons above say what was left out; give more labelled rows, or a file for that split"
+            + _WEAK_ADVICE
+            * bool(weak and not sizes["test"])
         )
+
+
+_WEAK_ADVICE = (
+    ". Clicks and made queries are trained with but do not measure: give --test-queries, or test on clicks as well with "
+    "--set dataset.test_on_clicks=true"
+)
 
 
 def _origin(queries: Any) -> str:
@@ -202,17 +221,7 @@ def _cut(passages: list[Passage], cuts: Path) -> list[Passage]:
     by_passage: dict[str, list[str]] = {}
     for _, row in read_jsonl(cuts):
         by_passage.setdefault(row["passage_id"], []).append(row["text"])
-    return [_without_texts(p, by_passage[p.passage_id]) if p.passage_id in by_passage else p for p in passages]
-
-
-def _without_texts(passage: Passage, texts: list[str]) -> Passage:
-    headings = passage.title.split(" > ")
-    body = passage.text
-    for text in texts:
-        if text not in headings:
-            body = body.replace(text, "", 1)
-    parts = [heading for heading in headings if heading not in texts]
-    return replace(passage, title=" > ".join(parts), text=body.strip() or passage.text)
+    return [p.without(by_passage.get(p.passage_id, ())) for p in passages]
 
 
 def _without(row: dict[str, Any], key: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ A group is what may not be torn apart: queries whose relevant passages share a n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -30,19 +30,25 @@ def group_queries(judged: Qrels, clusters: Mapping[str, str], texts: Mapping[str
 
 @dataclass(frozen=True)
 class Assignment:
-    """Split by item id; what was dropped because it would have leaked."""
+    """Split by item id; what was dropped because it would have leaked; whether dev had to be drawn from weak items."""
 
     split: dict[str, str]
     dropped: list[Rejected]
+    dev_is_weak: bool = False
 
 
 def assign_splits(
-    groups: Mapping[str, str], given: Mapping[str, str], settings: DatasetSettings, rng: np.random.Generator
+    groups: Mapping[str, str],
+    given: Mapping[str, str],
+    settings: DatasetSettings,
+    rng: np.random.Generator,
+    weak: Collection[str] = (),
 ) -> Assignment:
     """Splits by item id, whole groups at a time. given: item id -> split that must be kept ("" for none).
 
     A given test or dev split is kept as it is; other items of their groups are dropped, test before dev. Without a given one,
-    test takes `test_share` (up to `min_test` where that leaves enough), dev `dev_share`.
+    test takes `test_share` (up to `min_test` where that leaves enough), dev `dev_share`. weak: items that only train; those in
+    a group of test or dev are dropped. Where nothing else is left for dev, it is drawn from them, test never.
     """
     split: dict[str, str] = {}
     dropped: list[Rejected] = []
@@ -64,16 +70,26 @@ def assign_splits(
             )
         else:
             free.setdefault(group, []).append(item)
-    order = [list(free)[i] for i in rng.permutation(len(free))]
-    n_free = sum(map(len, free.values()))
+    apart = set(weak)
+    strong = {group: own for group, items in free.items() if (own := [item for item in items if item not in apart])}
+    # Groups of weak items alone come last, so that weak labels do not change how the others are split.
+    order = [list(strong)[i] for i in rng.permutation(len(strong))]
+    only_weak = [group for group in free if group not in strong]
+    order += [only_weak[i] for i in rng.permutation(len(only_weak))] if only_weak else []
+    n_free = sum(map(len, strong.values()))
+    dev_is_weak = n_free == 0 and "dev" not in split.values()
+    drawn = free if dev_is_weak else strong
     want = {
         "test": 0 if fixed["test"] else _test_size(n_free, settings),
-        "dev": 0 if "dev" in split.values() else round(n_free * settings.dev_share),
+        "dev": 0 if "dev" in split.values() else round(sum(map(len, drawn.values())) * settings.dev_share),
     }
-    for name in ("test", "dev"):
-        order = _fill(name, want[name], order, free, split)
+    order = _fill("test", want["test"], order, strong, split)
+    order = _fill("dev", want["dev"], order, drawn, split)
     split.update({item: "train" for group in order for item in free[group]})
-    return Assignment({item: split[item] for item in groups if item in split}, dropped)
+    for item, group in groups.items():
+        if item not in split and group in free:
+            dropped.append(Rejected(item, "leak", "a weak label of a passage or text that test or dev queries ask for"))
+    return Assignment({item: split[item] for item in groups if item in split}, dropped, dev_is_weak and bool(free))
 
 
 def _test_size(n: int, settings: DatasetSettings) -> int:
@@ -82,18 +98,22 @@ def _test_size(n: int, settings: DatasetSettings) -> int:
 
 
 def _fill(name: str, want: int, order: list[str], free: Mapping[str, list[str]], split: dict[str, str]) -> list[str]:
-    """Give groups to a split until it has `want` items; a group that would overshoot by far is left. Returns the rest."""
+    """Give groups to a split until it has `want` items; a group that would overshoot by far is left. Returns the rest.
+
+    A group without items in `free` is never given.
+    """
     rest: list[str] = []
     have = 0
     for group in order:
-        size = len(free[group])
-        if have < want and have + size <= want * 1.2 + 1:
+        size = len(free.get(group, ()))
+        if size and have < want and have + size <= want * 1.2 + 1:
             split.update(dict.fromkeys(free[group], name))
             have += size
         else:
             rest.append(group)
-    if want and not have and len(rest) > 2:  # all groups are large: the smallest is better than an empty split
-        smallest = min(rest, key=lambda group: len(free[group]))
+    left = [group for group in rest if group in free]
+    if want and not have and left and len(rest) > 2:  # all groups are large: the smallest is better than an empty split
+        smallest = min(left, key=lambda group: len(free[group]))
         split.update(dict.fromkeys(free[smallest], name))
         rest.remove(smallest)
     return rest

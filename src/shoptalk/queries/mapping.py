@@ -58,6 +58,10 @@ class PassageFinder:
             f"document {label.document!r} has {len(within or ())} passages; say which by offset or by a quote",
         )
 
+    def in_document(self, name: str) -> list[Passage]:
+        """The passages of a document by its path or the end of it; none when there is no such document, or more than one."""
+        return self._document(name)[0] or []
+
     def _document(self, name: str) -> tuple[list[Passage] | None, str]:
         """The passages of a document by its path or the end of it, or None and the reason."""
         plain = name.strip().removeprefix("./")

@@ -6,7 +6,6 @@ Text that becomes a query is cut out of its passages (`Draft.cut`), else a model
 from __future__ import annotations
 
 import importlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +15,13 @@ from shoptalk.records import Origin, Passage
 GENERATORS: dict[str, str] = {
     "faq": "shoptalk.queries.generators.faq",
     "heading": "shoptalk.queries.generators.heading",
+    "path": "shoptalk.queries.generators.path",
+    "title": "shoptalk.queries.generators.title",
+    "acronym": "shoptalk.queries.generators.acronym",
     "definition": "shoptalk.queries.generators.definition",
+    "term": "shoptalk.queries.generators.term",
+    "template": "shoptalk.queries.generators.template",
+    "sentence": "shoptalk.queries.generators.sentence",
     "key-phrase": "shoptalk.queries.generators.key_phrase",
 }
 
@@ -46,27 +51,6 @@ def generator(kind: str) -> Generator:
     return importlib.import_module(GENERATORS[kind])
 
 
-def generate_queries(passages: Sequence[Passage], kinds: Sequence[str], per_passage: int) -> list[Draft]:
-    """Drafts of all kinds, the first kind first; at most `per_passage` for one passage.
-
-    A query that several places would answer is too generic and left out. Key phrases are used only where nothing else was
-    found: in our experiments they help least (docs/experiments.md: offline-queries).
-    """
-    drafts = [draft for kind in kinds for draft in generator(kind).generate(passages)]
-    places: dict[str, list[Draft]] = {}
-    for draft in drafts:
-        places.setdefault(_plain(draft.text), []).append(draft)
-    made: Counter[str] = Counter()
-    kept: list[Draft] = []
-    for first, *others in places.values():
-        limit = 1 if first.kind == "key-phrase" else per_passage
-        elsewhere = any(not set(first.passage_ids) & set(other.passage_ids) for other in others)
-        if elsewhere or any(made[passage_id] >= limit for passage_id in first.passage_ids):
-            continue
-        made.update(first.passage_ids)
-        kept.append(first)
-    return kept
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip("?.! ")
+def generate_drafts(passages: Sequence[Passage], kinds: Sequence[str]) -> list[Draft]:
+    """All drafts of these kinds, the first kind first. They are judged, and thinned out, by `shoptalk.queries.judging`."""
+    return [draft for kind in kinds for draft in generator(kind).generate(passages)]

@@ -1,80 +1,76 @@
-"""What a text defines: "X is a ..." becomes "What is X?", "Full Name (FN)" becomes "What does FN stand for?"."""
+"""What a text defines: "X is a ..." becomes "What is X?", in the languages whose way of defining is known here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from shoptalk.queries.generators import Draft
+from shoptalk.queries.language import language_of
 from shoptalk.records import Passage
 
-_DEFINITION = re.compile(
-    r"(?:^|(?<=[.!?]\s)|(?<=\n))(?:\*\*|__)?(?:An?|The)?\s?(?P<term>[A-Z][\w’'\-/]*(?:\s[\w’'\-/()]+){0,4}?)(?:\*\*|__)?"
-    r"\s(?:is an?|are|is the|refers to|means|stands for)\s(?P<rest>[^.!?\n]{25,})"
-)
-_ACRONYM = re.compile(
-    r"\b(?P<name>(?:[A-Z][\w&’'\-]+\s(?:(?:of|and|for|the|on|in|to)\s){0,2}){1,6}[A-Z][\w&’'\-]+)\s\((?P<short>[A-Z][A-Za-z&]{1,7})s?\)"
-)
-_NOT_A_TERM = frozenset(
-    [
-        "it",
-        "this",
-        "that",
-        "these",
-        "those",
-        "there",
-        "they",
-        "we",
-        "you",
-        "he",
-        "she",
-        "here",
-        "what",
-        "which",
-        "who",
-        "if",
-        "when",
-        "while",
-        "as",
-        "our",
-        "your",
-        "their",
-        "its",
-        "his",
-        "her",
-        "one",
-        "most",
-        "many",
-        "some",
-        "all",
-        "each",
-        "any",
-        "both",
-        "however",
-        "also",
-        "please",
-        "note",
-        "if",
-        "and",
-        "but",
-        "or",
-    ]
-)
+_START = r"(?:^|(?<=[.!?]\s)|(?<=\n))(?:\*\*|__)?"
+_TERM = r"(?P<term>[^\W\d_a-zß-ÿ][\w’'\-/]*(?:\s[\w’'\-/()]+){0,4}?)(?:\*\*|__)?\s"
+_IN_BRACKETS = re.compile(r"\s*\([^()]*\)")
+_REST = r"\s(?P<rest>[^.!?\n]{25,})"
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a language defines something, how it asks for it, and what looks like a term but is none."""
+
+    defining: re.Pattern[str]
+    question: str
+    plural: str
+    articles: frozenset[str]
+    no_term: frozenset[str]
+
+
+def _way(article: str, verbs: str, question: str, plural: str, no_term: str) -> _Way:
+    articles = frozenset(article.lower().split("|"))
+    before = "|".join(sorted((word.capitalize() for word in articles), key=len, reverse=True))
+    pattern = re.compile(rf"{_START}(?:(?:{before})\s)?{_TERM}(?P<verb>{verbs}){_REST}")
+    return _Way(pattern, question, plural, articles, frozenset(no_term.split()))
+
+
+_WAYS = {
+    "en": _way(
+        "a|an|the", r"is an?|are|is the|refers to|means|stands for", "What is {}?", "What are {}?",
+        "it this that these those there they we you he she here what which who if when while as our your their its his her one "
+        "most many some all each any both however also please note and but or a an the once first second next last other another "
+        "such only before after during for with in on at by to from interested eligible",
+    ),
+    "de": _way(
+        "ein|eine|der|die|das", r"ist eine?|sind|bezeichnet|bedeutet", "Was ist {}?", "Was sind {}?",
+        "es das dies dieser diese dieses er sie wir ihr hier da was wer wenn als ob man einer eines jede jeder jedes alle viele "
+        "und aber oder auch bitte hinweis ziel grund",
+    ),
+    "fr": _way(
+        "un|une|le|la|les", r"est une?|sont|désigne|signifie", "Qu'est-ce que {} ?", "Que sont {} ?",
+        "il elle ce ceci cela ils elles nous vous on qui que si quand où tout tous chaque et mais ou ici notre votre leur",
+    ),
+    "es": _way(
+        "un|una|el|la|los|las", r"es una?|son|significa", "¿Qué es {}?", "¿Qué son {}?",
+        "esto eso este esta ese esa ellos ellas él ella nosotros usted ustedes que quien si cuando donde todo todos cada y pero o "
+        "aquí su nuestro",
+    ),
+}  # fmt: skip
 
 
 def generate(passages: Sequence[Passage]) -> Iterator[Draft]:
-    """One definition and one acronym a passage, at most."""
+    """One definition a passage, at most."""
     for passage in passages:
-        for found in _DEFINITION.finditer(passage.text):
-            term = found.group("term").strip().removeprefix("The ").removeprefix("An ").removeprefix("A ")
-            if term[:1].isupper() and not _NOT_A_TERM & {word.casefold() for word in term.split()}:
-                verb = "are" if re.search(r"\sare\s", found.group(0)) and term.endswith("s") else "is"
-                yield Draft(f"What {verb} {term}?", (passage.passage_id,), "definition")
-                break
-        for found in _ACRONYM.finditer(passage.text):
-            initials = "".join(word[0] for word in found.group("name").split() if word[0].isupper())
-            short = found.group("short").upper()
-            # The name may begin after a capital that is not its own: "The ...", "Ask the ...".
-            if any(short.startswith(initials[i : i + 2]) for i in range(len(initials) - 1)):
-                yield Draft(f"What does {found.group('short')} stand for?", (passage.passage_id,), "definition")
+        language = language_of(passage)
+        way = _WAYS.get(language)
+        for found in way.defining.finditer(passage.text) if way else ():
+            assert way is not None
+            term = " ".join(_IN_BRACKETS.sub("", found.group("term")).split())
+            words = {word.casefold() for word in term.split()}
+            if not way.no_term & words and not way.articles & words:
+                many = found.group("verb") in ("are", "sind", "sont", "son")
+                if many and language == "en" and not term.endswith("s"):
+                    continue  # "Claims for a journey are", "Submit what you are": no term in the plural
+                text = (way.plural if many else way.question).format(term)
+                yield Draft(text, (passage.passage_id,), "definition", language=language)
                 break
