@@ -2,7 +2,7 @@
 
 Only a set's train part is used: a copy without the other judgements is split again into train, dev and held-out. Dev has as
 many queries as a team with so little training data would have, so that choosing a checkpoint is as noisy here as it is for
-them; the held-out score is that of the checkpoint which dev chose. Every variant of one set, size and seed has the same split.
+them; the held-out score is that of the checkpoint which training keeps. Every variant of one set, size and seed has the same split.
 The last line is one line of JSON: the mean gain of each variant over the base model, held-out.
 
     python benchmarks/recipe.py --data BEIR_FOLDER --sizes 100 300 --seeds 1 2 --common model.max_tokens=128 \
@@ -23,11 +23,9 @@ import numpy as np
 
 import shoptalk
 from shoptalk.beir import read_dataset
-from shoptalk.models.encoder import CachedEncoder, TorchEncoder
+from shoptalk.models.encoder import CachedEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.records import Dataset
-from shoptalk.retrieval.metrics import PRIMARY, mean, per_query
-from shoptalk.retrieval.ranking import rank
 from shoptalk.settings import Settings, with_values
 from shoptalk.training.choosing import METRIC
 from shoptalk.training.dev import DevScore, dev_part
@@ -80,18 +78,13 @@ def measure(
     base = CachedEncoder(find_model(settings.model.base), settings.model, run / "cache")
     part = held_out(dataset, base, settings, arguments.held_out)
     curve: list[tuple[float, float]] = []
-    each: list[list[float]] = []
     call = DevScore.__call__
 
     def both(self: DevScore, model: Any, *given: Any, **named: Any) -> dict[str, float]:
-        if not named and len(given) <= 1:  # the trainer's calls carry epoch and steps
-            return call(self, model, *given, **named)
-        qrels = self.dataset.qrels["dev"]
-        scores = per_query(qrels, rank(TorchEncoder(model, self.hardware, ""), self.dataset, list(qrels), 10), [PRIMARY])
-        each.append([round(scores[q][PRIMARY], 3) for q in qrels])
-        found = mean(scores)[PRIMARY]
-        curve.append((found, call(DevScore(part, self.hardware), model)[METRIC]))
-        return {METRIC: found}
+        found = call(self, model, *given, **named)
+        if named or len(given) > 1:  # the trainer's calls carry epoch and steps
+            curve.append((found[METRIC], call(DevScore(part, self.hardware), model)[METRIC]))
+        return found
 
     DevScore.__call__ = both  # type: ignore[method-assign]
     started = time.monotonic()
@@ -104,15 +97,16 @@ def measure(
     before = DevScore(part, call_hardware(settings)).score(base)
     dev_before = log[0]["dev"]
     curve.insert(0, (dev_before, before))
-    chosen = max(range(len(curve)), key=lambda i: curve[i][0])
+    kept = json.loads((run / "candidates" / "training.json").read_text(encoding="utf-8"))["best_step"]
+    highest = max(range(1, len(curve)), key=lambda i: curve[i][0])
     return {
         "base": round(before, 4),
-        "held_out": round(curve[chosen][1], 4),
+        "held_out": round(curve[steps.index(kept)][1], 4),
+        "of_the_highest_on_dev": round(curve[highest][1], 4),
         "last": round(curve[-1][1], 4),
         "best_possible": round(max(score for _, score in curve), 4),
-        "chosen_step": steps[chosen],
+        "kept_step": kept,
         "curve": [(step, round(d, 4), round(h, 4)) for step, (d, h) in zip(steps, curve, strict=True)],
-        "dev_queries": each,
         "seconds": round(time.monotonic() - started),
     }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from shoptalk.retrieval.bm25 import BM25, words
@@ -74,3 +75,13 @@ def test_a_query_without_common_word_ranks_nothing():
     found = BM25(["a"], ["tea and milk"]).search(["none", "some"], ["coffee", "coffee milk"], 5)
     assert found["none"] == []
     assert [passage_id for passage_id, _ in found["some"]] == ["a"]
+
+
+def test_the_best_of_many_are_those_of_a_full_sort():
+    rng = np.random.default_rng(1)
+    texts = [" ".join(f"w{word}" for word in row) for row in rng.zipf(1.5, (200, 12)) % 30]
+    index, queries = BM25([str(i) for i in range(200)], texts), [f"w{a} w{b}" for a, b in rng.integers(0, 30, (40, 2))]
+    names = [f"q{i}" for i in range(40)]
+    whole = index.search(names, queries, 200)
+    for k in (0, 1, 7):
+        assert index.search(names, queries, k) == {name: found[:k] for name, found in whole.items()}

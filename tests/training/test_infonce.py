@@ -30,11 +30,17 @@ def cosine(a: float, b: float) -> float:
     return math.cos(math.radians(a - b))
 
 
-def known(positive: list[int], answers: list[set[int]], negatives: list[tuple[int, ...]] | None = None) -> Known:
+def known(
+    positive: list[int],
+    answers: list[set[int]],
+    negatives: list[tuple[int, ...]] | None = None,
+    weights: tuple[float, ...] | None = None,
+) -> Known:
     return Known(
         tuple(positive),
         tuple(frozenset(found) for found in answers),
         tuple(negatives or [() for _ in positive]),
+        weights or (1.0,) * len(positive),
     )
 
 
@@ -53,6 +59,19 @@ def test_a_shared_passage_counts_once_and_is_no_negative_of_its_other_query() ->
         cross_entropy(cosine(80, 90), [cosine(80, 10)], 0.5),
     ]
     assert found.item() == pytest.approx(sum(by_hand) / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_row_counts_by_its_weight_and_its_passage_stays_a_negative_in_full(symmetric: bool) -> None:
+    queries, passages, labels = unit(0, 40, 80), unit(5, 50, 90), torch.tensor([0, 1, 2])
+    each = [
+        InfoNCE(NOTHING, known([0, 1, 2], [{0}, {1}, {2}], weights=weights), 0.2, symmetric)
+        .loss(queries, passages, labels)
+        .item()
+        for weights in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.25, 0.5), (1.0, 1.0, 1.0))
+    ]
+    assert each[3] == pytest.approx(each[0] + 0.25 * each[1] + 0.5 * each[2], abs=1e-12)
+    assert each[4] == pytest.approx(sum(each[:3]), abs=1e-12)
 
 
 def test_another_known_answer_of_a_query_is_masked() -> None:

@@ -1,50 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from placed import dataset_with
 
-from shoptalk.records import Dataset, Passage, Query
-from shoptalk.settings import NegativeSettings
-from shoptalk.training.negatives import make_examples, mine, mine_negatives, read_examples
+from shoptalk.beir import read_jsonl
+from shoptalk.cli.summary import stage_record
+from shoptalk.errors import SettingsError
+from shoptalk.training.negatives import make_examples, mine_negatives, read_examples
+from shoptalk.workspace import list_files
 from toy import saved, stage_in, toy_retrieval, toy_settings, toy_similarity
-
-
-class PlacedEncoder:
-    """An Encoder whose texts stand where the test puts them: text -> cosine to the first axis (queries stand on it)."""
-
-    digest = "placed"
-
-    def __init__(self, cosine: dict[str, float]) -> None:
-        self.cosine = cosine
-
-    def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
-        return self._vectors([1.0] * len(texts))
-
-    def encode_passages(self, texts: Sequence[str]) -> np.ndarray:
-        return self._vectors([self.cosine[text] for text in texts])
-
-    def _vectors(self, cosines: list[float]) -> np.ndarray:
-        return np.array([[c, np.sqrt(1 - c * c)] for c in cosines], np.float32)
-
-
-def dataset_with(
-    answers: dict[str, list[str]],
-    passages: Sequence[str],
-    clusters: dict[str, str] | None = None,
-    negatives: dict[str, tuple[str, ...]] | None = None,
-) -> Dataset:
-    """Passages whose id is their text; queries by id with the passages that answer them."""
-    return Dataset(
-        "retrieval",
-        {name: Passage(name, name) for name in passages},
-        {q: Query(q, f"{q}?") for q in answers},
-        {"train": {q: dict.fromkeys(found, 1) for q, found in answers.items()}},
-        {name: (clusters or {}).get(name, name) for name in passages},
-        negatives=negatives or {},
-    )
 
 
 @pytest.fixture
@@ -97,33 +66,6 @@ def test_a_corpus_without_enough_others_still_gives_equal_columns(rng: np.random
     assert second.negatives == ("a", "a", "a")
 
 
-def test_mined_negatives_score_under_the_margin_and_come_hardest_first() -> None:
-    encoder = PlacedEncoder({"answer": 0.80, "above": 0.90, "close": 0.77, "hard": 0.75, "soft": 0.40})
-    dataset = dataset_with({"q1": ["answer"]}, ["soft", "answer", "above", "hard", "close"])
-    assert mine(dataset, encoder, NegativeSettings(mine=5, margin=0.95)) == {"q1": ["hard", "soft"]}
-
-
-def test_the_margin_counts_from_the_lowest_answer() -> None:
-    encoder = PlacedEncoder({"answer": 0.90, "other answer": 0.50, "hard": 0.80, "soft": 0.40})
-    dataset = dataset_with({"q1": ["answer", "other answer"]}, list(encoder.cosine))
-    assert mine(dataset, encoder, NegativeSettings(mine=5, margin=0.95)) == {"q1": ["soft"]}
-
-
-def test_answers_and_their_near_duplicates_are_never_mined() -> None:
-    encoder = PlacedEncoder({"answer": 0.90, "twin": 0.5, "low answer": 0.88, "hard": 0.6})
-    clusters = {"answer": "c", "twin": "c"}
-    dataset = dataset_with({"q1": ["answer", "low answer"]}, list(encoder.cosine), clusters)
-    assert mine(dataset, encoder, NegativeSettings(mine=5, margin=1.0)) == {"q1": ["hard"]}
-
-
-def test_no_more_are_mined_than_asked_for_and_none_from_below_the_depth() -> None:
-    cosine = {"answer": 0.9} | {f"p{i}": 0.8 - i / 100 for i in range(20)}
-    dataset = dataset_with({"q1": ["answer"]}, list(cosine))
-    encoder = PlacedEncoder(cosine)
-    assert mine(dataset, encoder, NegativeSettings(mine=3)) == {"q1": ["p0", "p1", "p2"]}
-    assert mine(dataset, encoder, NegativeSettings(mine=15, depth=4)) == {"q1": ["p0", "p1", "p2"]}
-
-
 def test_the_stage_mines_with_the_base_model_when_asked_to(tmp_path: Path, tiny_bert: Path) -> None:
     data = saved(tmp_path / "dataset", toy_retrieval())
     plain = stage_in(tmp_path / "plain", toy_settings(tiny_bert), dataset=data)
@@ -135,6 +77,53 @@ def test_the_stage_mines_with_the_base_model_when_asked_to(tmp_path: Path, tiny_
     assert {len(e.negatives) for e in read_examples(plain.out)} == {0}
     assert {len(e.negatives) for e in read_examples(mined.out)} == {2}
     assert all(e.positive not in e.negatives for e in read_examples(mined.out))
+    assert sorted(list_files(plain.out)) == ["examples.jsonl"]
+
+
+def test_what_was_mined_is_kept_with_its_scores_and_an_audit(tmp_path: Path, tiny_bert: Path) -> None:
+    data = saved(tmp_path / "dataset", toy_retrieval())
+    settings = toy_settings(tiny_bert, negatives={"mine": 4, "margin": 1, "bm25_share": 0.5})
+    stage = stage_in(tmp_path / "mined", settings, dataset=data)
+    mine_negatives(stage)
+    examples = {example.query_id: example for example in read_examples(stage.out)}
+    rows = [row for _, row in read_jsonl(stage.out / "mined.jsonl")]
+    assert set(rows[0]) == {"query_id", "passage_id", "rank", "score", "positive_score", "source"}
+    assert {row["source"] for row in rows} == {"base", "bm25"}
+    assert all(row["score"] < row["positive_score"] for row in rows)
+    contents = {p.passage_id: p.content for p in toy_retrieval().passages.values()}
+    for query_id, example in examples.items():
+        own = [row for row in rows if row["query_id"] == query_id]
+        assert [contents[row["passage_id"]] for row in own] == list(example.negatives)[: len(own)]
+        assert [row["score"] for row in own] == sorted((row["score"] for row in own), reverse=True)
+    audit = json.loads((stage.out / "audit.json").read_text(encoding="utf-8"))
+    assert audit["mined"] == len(rows)
+    assert audit["settings"]["mine"] == 4
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "examples").symlink_to(stage.out)
+    record = stage_record(tmp_path / "run", "negatives")  # what the command prints
+    assert record == {"examples": 92, "negatives each": 4, "mined": audit["sentence"]}
+
+
+def test_the_same_seed_mines_the_same(tmp_path: Path, tiny_bert: Path) -> None:
+    data = saved(tmp_path / "dataset", toy_retrieval())
+    settings = toy_settings(tiny_bert, negatives={"mine": 1, "margin": 1, "bm25_share": 0.5})
+    files = []
+    for name, seed in (("one", 12), ("two", 12), ("three", 13)):
+        stage = stage_in(tmp_path / name, settings.model_copy(update={"seed": seed}), dataset=data)
+        mine_negatives(stage)
+        files.append(list_files(stage.out))
+    assert files[0] == files[1]
+    assert files[0]["mined.jsonl"] != files[2]["mined.jsonl"]
+
+
+def test_the_weight_of_a_judgement_goes_into_its_example(rng: np.random.Generator) -> None:
+    dataset = replace(dataset_with({"q1": ["a", "b"], "q2": ["c"]}, "abc"), weights={"q1": {"b": 0.25}})
+    assert [example.weight for example in make_examples(dataset, {}, rng)] == [1.0, 0.25, 1.0]
+
+
+def test_a_second_round_needs_something_to_mine(tiny_bert: Path) -> None:
+    with pytest.raises(SettingsError, match=r"negatives\.rounds is 2, but negatives\.mine is 0"):
+        toy_settings(tiny_bert, negatives={"rounds": 2})
 
 
 def test_for_scored_pairs_there_is_nothing_to_mine(tmp_path: Path, tiny_bert: Path) -> None:

@@ -384,7 +384,7 @@ def test_the_losses_without_temperature_are_those_it_does_nothing_to(tiny_bert: 
             if objective.name == "info-nce":
                 from shoptalk.training.infonce import Known
 
-                known = Known((0, 1), (frozenset({0}), frozenset({1})), ((-1,), (-1,)))
+                known = Known((0, 1), (frozenset({0}), frozenset({1})), ((-1,), (-1,)), (1.0, 1.0))
             if objective.name == "distill-kl":
                 labels = torch.tensor([[0.1, 0.9], [0.4, 0.2]])
             with torch.no_grad():

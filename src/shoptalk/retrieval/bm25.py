@@ -33,10 +33,11 @@ class BM25:
         import bm25s
 
         self.passage_ids = list(passage_ids)
-        tokens = [words(text) for text in texts]
-        self._index = bm25s.BM25(method="lucene") if any(tokens) else None
+        numbers: dict[str, int] = {}  # a word is kept once, not once a place: the texts' words take ten times the texts
+        tokens = [[numbers.setdefault(word, len(numbers)) for word in words(text)] for text in texts]
+        self._index = bm25s.BM25(method="lucene") if numbers else None
         if self._index is not None:
-            self._index.index(tokens, show_progress=False)
+            self._index.index((tokens, numbers), show_progress=False)
 
     def search(self, query_ids: Sequence[str], texts: Sequence[str], k: int) -> Ranking:
         """Rankings of depth k; passages that share no word with the query are not ranked."""
@@ -51,6 +52,8 @@ class BM25:
         if self._index is None or not query:
             return {query_id: []}
         scores: NDArray[np.float32] = self._index.get_scores(query)
-        best = np.argsort(-scores, kind="stable")[:k]
-        best = best[scores[best] > 0]
+        found = np.flatnonzero(scores > 0)
+        if len(found) > k > 0:
+            found = found[scores[found] >= np.partition(scores[found], len(found) - k)[len(found) - k]]
+        best = found[np.argsort(-scores[found], kind="stable")[:k]]
         return as_ranking([query_id], self.passage_ids, best[None, :].astype(np.int64), scores[best][None, :])

@@ -17,7 +17,7 @@ import numpy as np
 
 from shoptalk.beir import read_dataset, write_jsonl
 from shoptalk.errors import TrainingFailed
-from shoptalk.models.encoder import CachedEncoder
+from shoptalk.models.encoder import CachedEncoder, TorchEncoder
 from shoptalk.models.finding import FoundModel, find_model
 from shoptalk.models.hardware import Hardware, choose_hardware
 from shoptalk.models.loading import quiet_libraries, training_dropout
@@ -33,6 +33,7 @@ from shoptalk.training.forecast import Forecast, forecast
 from shoptalk.training.methods import METHODS, learning_rate
 from shoptalk.training.negatives import read_examples
 from shoptalk.training.objectives import ObjectiveContext, matryoshka
+from shoptalk.training.second_round import save, second_round, second_stage
 from shoptalk.training.trackers import trackers
 from shoptalk.training.watching import EarlyStop, EvaluateAt, StopOnNonFinite, Watch
 from shoptalk.workspace import StageContext
@@ -47,7 +48,7 @@ def finetune(stage: StageContext, heard: Heard | None = None) -> None:
     """Write candidates/best (a plain sentence-transformers model), log.jsonl and training.json. Raises TrainingFailed.
 
     `heard` is told of every dev evaluation, and what it raises ends the training. With `train.search` the best settings of a
-    search are trained with.
+    search are trained with. With `negatives.rounds` of 2 the tuned model mines for a second training.
     """
     import torch
 
@@ -79,7 +80,13 @@ def finetune(stage: StageContext, heard: Heard | None = None) -> None:
             model, log, more = _on_vectors(base, dataset, dev, settings)
         else:
             model, log, more = _with_the_trainer(base.found, dataset, dev, stage)
-        model.save_pretrained(str(stage.out / "best"), safe_serialization=True, create_model_card=False)
+        save(model, stage)
+        if settings.negatives.rounds > 1 and heard is None:  # the trials of a search are first rounds
+            again = second_stage(stage, dataset, TorchEncoder(model, hardware, digest=""))
+            del model
+            log, more = second_round(
+                stage, again, log, more, lambda stage: _with_the_trainer(base.found, dataset, dev, stage)
+            )
     write_jsonl(stage.out / "log.jsonl", [{"step": 0, "dev": summary["base_dev"]}, *log])
     text = json.dumps(summary | more, indent=1, allow_nan=False)
     (stage.out / "training.json").write_text(text + "\n", encoding="utf-8")

@@ -15,12 +15,14 @@ from shoptalk.records import Dataset, Example
 @dataclass(frozen=True)
 class Known:
     """What is known of every training row, as numbers: `positive` its own passage's near-duplicate cluster, `answers` the
-    clusters of all passages known to answer its query, `negatives` the clusters of its hard negatives (-1: none).
+    clusters of all passages known to answer its query, `negatives` the clusters of its hard negatives (-1: none), `weights`
+    how much each row counts (weak labels count less).
     """
 
     positive: tuple[int, ...]
     answers: tuple[frozenset[int], ...]
     negatives: tuple[tuple[int, ...], ...]
+    weights: tuple[float, ...]
 
     @classmethod
     def of(cls, examples: Sequence[Example], dataset: Dataset) -> Known:
@@ -37,6 +39,7 @@ class Known:
             tuple(number[dataset.clusters[e.positive_id]] for e in examples),
             tuple(answers[e.query_id] for e in examples),
             tuple(tuple(of_text.get(text, -1) for text in e.negatives) for e in examples),
+            tuple(e.weight for e in examples),
         )
 
     def candidates(self, rows: Sequence[int], n_columns: int) -> tuple[list[int], Tensor]:
@@ -62,8 +65,9 @@ class InfoNCE(nn.Module):  # type: ignore[misc]  # untyped base class
     """Cross-entropy of each query's own passage against all passages of the batch that are not known to answer it.
 
     Every passage counts once however many queries share it; other known answers of a query, and their near-duplicates, are
-    masked rather than taken for negatives. `symmetric` adds the same from passage to query. With one query a passage it is
-    MultipleNegativesRankingLoss. Labels: (batch,) row numbers into `known`. Source: van den Oord et al. 2018.
+    masked rather than taken for negatives. `symmetric` adds the same from passage to query. Rows count by their weights. With
+    one query a passage, all of weight 1, it is MultipleNegativesRankingLoss. Labels: (batch,) row numbers into `known`. Source:
+    van den Oord et al. 2018.
     """
 
     def __init__(self, model: nn.Module, known: Known, temperature: float, symmetric: bool = False) -> None:
@@ -95,10 +99,17 @@ class InfoNCE(nn.Module):  # type: ignore[misc]  # untyped base class
         at = torch.arange(len(rows), device=queries.device)
         others = answers.clone()
         others[at, own] = False
-        loss = nn.functional.cross_entropy(scores.masked_fill(others, -torch.inf), own)
+        loss = self._mean(
+            nn.functional.cross_entropy(scores.masked_fill(others, -torch.inf), own, reduction="none"), rows
+        )
         if not self.symmetric:
             return loss
         to_own = scores[:, own].T  # (row, query of the batch): that query's score for this row's passage
         same = answers[:, own].T.clone()
         same[at, at] = False
-        return (loss + nn.functional.cross_entropy(to_own.masked_fill(same, -torch.inf), at)) / 2
+        backward = nn.functional.cross_entropy(to_own.masked_fill(same, -torch.inf), at, reduction="none")
+        return (loss + self._mean(backward, rows)) / 2
+
+    def _mean(self, losses: Tensor, rows: Sequence[int]) -> Tensor:
+        weights = torch.tensor([self.known.weights[row] for row in rows], dtype=losses.dtype, device=losses.device)
+        return (losses * weights).mean()  # not over the sum of weights: a batch of doubtful rows moves the model less

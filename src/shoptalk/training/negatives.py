@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,26 +10,48 @@ from pathlib import Path
 import numpy as np
 
 from shoptalk.beir import read_dataset, read_jsonl, write_jsonl
-from shoptalk.models.encoder import CachedEncoder, Encoder
+from shoptalk.models.encoder import CachedEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.records import Dataset, Example
-from shoptalk.retrieval.topk import top_k
-from shoptalk.settings import NegativeSettings
+from shoptalk.settings import Settings
+from shoptalk.training.audit import audit
+from shoptalk.training.false_negatives import judge_from
+from shoptalk.training.mining import Mining, mine
 from shoptalk.workspace import StageContext
+
+_MINING, _AUDITING = 1, 2  # streams of chance of their own, so that mining changes nothing else
 
 
 def mine_negatives(stage: StageContext) -> None:
-    """Write examples.jsonl. For scored pairs there is nothing to mine and the file is empty."""
+    """Write examples.jsonl and, with `negatives.mine`, mined.jsonl and audit.json. For scored pairs there is nothing to mine and
+    the file is empty.
+    """
     dataset = read_dataset(stage.read("dataset"), ["train"])
     settings = stage.settings
-    examples: list[Example] = []
-    if dataset.task == "retrieval":
-        mined: Mapping[str, list[str]] = {}
-        if settings.negatives.mine:
-            encoder = CachedEncoder(find_model(settings.model.base), settings.model, stage.cache)
-            mined = mine(dataset, encoder, settings.negatives)
-        examples = make_examples(dataset, mined, np.random.default_rng(settings.seed))
-    write_jsonl(stage.out / "examples.jsonl", map(asdict, examples))
+    if dataset.task != "retrieval":
+        write_jsonl(stage.out / "examples.jsonl", [])
+        return
+    mining = None
+    if settings.negatives.mine:
+        encoder = CachedEncoder(find_model(settings.model.base), settings.model, stage.cache)
+        rng = np.random.default_rng([settings.seed, _MINING])
+        mining = mine(dataset, encoder, settings.negatives, rng, judge_from(settings, stage.cache))
+    write_examples(stage.out, dataset, settings, mining)
+
+
+def write_examples(folder: Path, dataset: Dataset, settings: Settings, mining: Mining | None = None) -> None:
+    """Write the examples of a retrieval dataset with what was mined: mined.jsonl has a row for each negative (see `Mined`),
+    audit.json what is known of how good they are (see `audit`).
+    """
+    mined: Mapping[str, list[str]] = {}
+    if mining is not None:
+        mined = mining.by_query
+        rng = np.random.default_rng([settings.seed, _AUDITING])
+        text = json.dumps(audit(mining, dataset, settings.negatives, rng), indent=1, allow_nan=False)
+        (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
+        write_jsonl(folder / "mined.jsonl", map(asdict, mining.mined))
+    examples = make_examples(dataset, mined, np.random.default_rng(settings.seed))
+    write_jsonl(folder / "examples.jsonl", map(asdict, examples))
 
 
 def read_examples(folder: Path) -> list[Example]:
@@ -74,30 +97,7 @@ def make_examples(dataset: Dataset, mined: Mapping[str, list[str]], rng: np.rand
                     dataset.queries[query_id].text,
                     dataset.passages[passage_id].content,
                     tuple(texts),
+                    dataset.weights.get(query_id, {}).get(passage_id, 1.0),
                 )
             )
     return examples
-
-
-def mine(dataset: Dataset, encoder: Encoder, settings: NegativeSettings) -> dict[str, list[str]]:
-    """Passage ids of hard negatives by training query, best ranked first.
-
-    A negative is no known positive, in no cluster of one, and scores under `margin` times the lowest positive.
-    """
-    query_ids = list(dataset.qrels["train"])
-    ids = list(dataset.passages)
-    place = {passage_id: index for index, passage_id in enumerate(ids)}
-    queries = encoder.encode_queries([dataset.queries[q].text for q in query_ids])
-    passages = encoder.encode_passages([p.content for p in dataset.passages.values()])
-    indices, scores = top_k(queries, passages, settings.depth)
-    mined: dict[str, list[str]] = {}
-    for row, query_id in enumerate(query_ids):
-        positives = [p for p, grade in dataset.qrels["train"][query_id].items() if grade > 0]
-        known = {dataset.clusters[p] for p in positives}
-        ceiling = settings.margin * min(float(queries[row] @ passages[place[p]]) for p in positives)
-        mined[query_id] = [
-            ids[index]
-            for index, score in zip(indices[row], scores[row], strict=True)
-            if score < ceiling and dataset.clusters[ids[index]] not in known
-        ][: settings.mine]
-    return mined
