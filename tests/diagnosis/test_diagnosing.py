@@ -42,6 +42,7 @@ def test_a_run_that_learned_leaves_its_findings_and_the_drift_of_the_controls(tm
     drift = written(stage, "controls.json")
     assert drift["queries"] == len(CONTROL_QUERIES)
     assert drift["value"] == pytest.approx(drift["tuned"] - drift["base"])
+    assert written(stage, "vocabulary.json").keys() == {"found", "asked", "terms", "uncovered"}
 
 
 def test_evaluating_the_base_model_by_mistake_is_found(tmp_path: Path, tiny_bert: Path) -> None:

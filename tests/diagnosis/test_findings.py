@@ -12,7 +12,7 @@ from shoptalk.diagnosis.diagnosing import FINDINGS, finder
 from shoptalk.diagnosis.evidence import Evidence
 from shoptalk.diagnosis.one_sided import control_drift
 from shoptalk.models.encoder import Encoder, load_encoder
-from shoptalk.records import Example, Finding
+from shoptalk.records import Dataset, Example, Finding, Passage
 from shoptalk.settings import ModelSettings, make_settings
 from toy import toy_retrieval, toy_similarity
 
@@ -92,6 +92,16 @@ BAD: dict[str, dict[str, Any]] = {
     "memorised": {"log": [{"step": 1, "loss": 0.0}]},
     "one-sided-bias": {"tuned": DriftingEncoder(0.3)},
     "duplicates": {"audit": {"passages": 10, "passages_in_near_duplicate_clusters": 9}},
+    "uncovered-terms": {
+        "dataset": Dataset(
+            "retrieval",
+            {
+                f"p{word}{i}": Passage(f"p{word}{i}", f"The {word} of {i}.", source=f"{word}{i}")
+                for word in "timesheet servicemember filehandle handover reimbursement telework".split()
+                for i in range(5)
+            },
+        )
+    },
 }
 
 

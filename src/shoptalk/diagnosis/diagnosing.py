@@ -12,6 +12,7 @@ from shoptalk.beir import read_dataset, read_jsonl
 from shoptalk.diagnosis.controls import CONTROL_QUERIES
 from shoptalk.diagnosis.evidence import Evidence
 from shoptalk.diagnosis.one_sided import control_drift
+from shoptalk.diagnosis.vocabulary import study
 from shoptalk.errors import SourceError
 from shoptalk.models.encoder import CachedEncoder
 from shoptalk.models.finding import FoundModel, find_model
@@ -24,6 +25,7 @@ FINDINGS: dict[str, str] = {
     "memorised": "shoptalk.diagnosis.memorised",
     "one-sided-bias": "shoptalk.diagnosis.one_sided",
     "duplicates": "shoptalk.diagnosis.duplicates",
+    "uncovered-terms": "shoptalk.diagnosis.vocabulary",
 }
 
 
@@ -34,12 +36,15 @@ def finder(name: str) -> Callable[[Evidence], Finding | None]:
 
 
 def diagnose(stage: StageContext) -> None:
-    """Write diagnosis/findings.json and diagnosis/controls.json (the drift of the control queries, found or not)."""
+    """Write diagnosis/findings.json, controls.json (the drift of the control queries, found or not) and vocabulary.json (the
+    team's own words before and after).
+    """
     evidence = gather(stage)
     findings = [finding for name in FINDINGS if (finding := finder(name)(evidence)) is not None]
     _write(stage.out / "findings.json", [finding.as_json() for finding in findings])
     drift = control_drift(evidence)
     _write(stage.out / "controls.json", asdict(drift) if drift else None)
+    _write(stage.out / "vocabulary.json", asdict(study(evidence)))
 
 
 def gather(stage: StageContext) -> Evidence:

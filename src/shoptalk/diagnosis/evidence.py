@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from shoptalk.models.encoder import Encoder, Vectors
+from shoptalk.models.finding import find_model
 from shoptalk.records import Dataset, Example
 from shoptalk.settings import Settings
+from shoptalk.vocabulary import Background, Term, find_terms
 
 _SAMPLE = 512
 
@@ -41,6 +43,13 @@ class Evidence:
             texts = [p.content for p in self.dataset.passages.values()]
         rng = np.random.default_rng(self.settings.seed)
         return [texts[i] for i in sorted(rng.choice(len(texts), min(_SAMPLE, len(texts)), replace=False))]
+
+    @cached_property
+    def terms(self) -> list[Term]:
+        """The team's own words, the most telling first; none for scored pairs, which have no documents."""
+        tokenizer = find_model(self.settings.model.base).path / "tokenizer.json"
+        asked = [example.anchor for example in self.examples]
+        return find_terms(list(self.dataset.passages.values()), Background.of(tokenizer), asked)
 
     def passages(self, texts: list[str]) -> tuple[Vectors, Vectors]:
         """(n, dim) vectors of passages under base and tuned."""
