@@ -117,3 +117,16 @@ def test_the_training_guide_says_of_every_loss_and_method_what_the_tables_say() 
         assert all(need in said[name][1] for need in objective.needs)
     for name, method in METHODS.items():
         assert said[name][1:] == [method.when, f"{method.learning_rate:g}", method.source]
+
+
+def test_the_data_guide_names_every_format_and_every_kind_of_offline_query() -> None:
+    from shoptalk.corpus.readers import READERS
+    from shoptalk.queries.generators import GENERATORS
+    from shoptalk.settings import QuerySettings
+
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
+    suffixes = {name for first, _ in rows for name in re.findall(r"`(\.[a-z]+)`", first)}
+    assert suffixes == set(READERS)
+    kinds = {name: "not in the default" not in second for first, second in rows for name in re.findall(r"`([a-z-]+)`", first)}
+    assert kinds == {name: name in QuerySettings().kinds for name in GENERATORS}
