@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from report.trained_on import SECOND_ROUND, write_made_queries, write_mined, write_usage
 from shoptalk.beir import write_dataset, write_jsonl
 from shoptalk.evaluation.comparison import Measured, compare_measured, outcomes, per_query_rows
 from shoptalk.evaluation.verdict import RULE, judge
@@ -37,6 +38,9 @@ class Kind:
     title: str = "Meetings > Minutes {i}"
     findings: tuple[dict[str, str], ...] = ()
     evaluations: int = 1
+    term: str = "LLM"
+    terms: int = 9
+    trained_on: bool = True  # made queries, an LLM's usage, mined negatives, a second round, weak labels
 
 
 def make_run(folder: Path, kind: Kind | None = None, settings: dict[str, Any] | None = None) -> StageContext:
@@ -46,9 +50,15 @@ def make_run(folder: Path, kind: Kind | None = None, settings: dict[str, Any] | 
     dataset = _dataset(kind)
     write_dataset(folder / "dataset", dataset)
     queries = {"train": 120, "dev": 20, "test": kind.n_queries}
-    _json(folder / "dataset" / "audit.json", _audit("retrieval", queries, kind.origin) | {"rejected": {"empty": 2}})
+    weak = {"weak_training_pairs": 30, "click_queries": {"train": 24, "dev": 0, "test": 0}} if kind.trained_on else {}
+    audit = _audit("retrieval", queries, kind.origin) | {"rejected": {"empty": 2}}
+    _json(folder / "dataset" / "audit.json", audit | weak)
     _baseline(folder, "ndcg@10", {"bm25": {"ndcg@10": 0.41}, "bm25_ci95": [0.33, 0.49]})
-    _candidates(folder, "ndcg@10")
+    _candidates(folder, "ndcg@10", SECOND_ROUND if kind.trained_on else {})
+    if kind.trained_on:
+        write_made_queries(folder / "queries", kind.query, resolved)
+        write_usage(folder / "queries", kind.term)
+        write_mined(folder / "examples", make_settings({"negatives": {"mine": 4}}))
     _evaluation(folder / "evaluation", dataset, kind, resolved)
     return _stage(folder, resolved, kind)
 
@@ -68,7 +78,7 @@ def make_similarity_run(folder: Path, kind: Kind | None = None, n: int = 60) -> 
     audit = _audit("similarity", {"train": 300, "dev": 40, "test": n}, kind.origin)
     _json(folder / "dataset" / "audit.json", audit)
     _baseline(folder, "spearman", {})
-    _candidates(folder, "spearman")
+    _candidates(folder, "spearman", {})
     rows = [
         {
             "query_id": pair.pair_id, "text": f"{pair.sentence1}  |  {pair.sentence2}", "kind": "pair", "language": "",
@@ -164,7 +174,7 @@ def _baseline(folder: Path, metric: str, more: dict[str, Any]) -> None:
     _json(folder / "baseline" / "gate.json", gate)
 
 
-def _candidates(folder: Path, metric: str) -> None:
+def _candidates(folder: Path, metric: str, more: dict[str, Any]) -> None:
     log: list[dict[str, Any]] = [{"step": 0, "dev": 0.5}]
     for step in range(1, 13):
         log.append({"step": step, "epoch": step / 4, "loss": 3 / step, "learning_rate": 3e-5})
@@ -172,11 +182,46 @@ def _candidates(folder: Path, metric: str) -> None:
             log.append({"step": step, "epoch": step / 4, "dev": 0.5 + step / 50})
     write_jsonl(folder / "candidates" / "log.jsonl", log)
     training = {
-        "base_dev": 0.5, "best_dev": 0.74, "best_step": 12, "steps": 12, "steps_done": 12, "epochs": 3,
+        "base_dev": 0.5, "best_dev": 0.74, "highest_dev": 0.74, "best_step": 12, "steps": 12, "steps_done": 12, "epochs": 3,
         "examples": 120, "learning_rate": 4e-5,
         "negatives_per_example": 1, "precision": "fp32", "precision_why": "", "device": "cpu", "dev_passages": 60, "metric": metric,
+        "method": "full", **more,
     }  # fmt: skip
     _json(folder / "candidates" / "training.json", training)
+
+
+def _vocabulary(kind: Kind, settings: Settings) -> dict[str, Any]:
+    """Terms with a smaller and smaller change, every third of them away from its own passages; none for scored pairs."""
+    if settings.input.source == "pairs.jsonl":
+        return {"found": 0, "asked": 0, "terms": [], "uncovered": []}
+    title = f"Guide > {kind.title.format(i=1)}"
+    terms = []
+    for i in range(kind.terms):
+        change = (-1 if i % 3 == 2 else 1) * 0.2 / (i + 1)
+        hits = [{"passage_id": f"p{i}", "title": title, "own": own} for own in (False, True)]
+        meaning = {"text": f"{kind.term} meaning {i}", "defined": 0, "uses": 9, "positives": 4}
+        terms.append(
+            {
+                "text": f"{kind.term} {i}",
+                "kind": "acronym",
+                "count": 12,
+                "documents": 5,
+                "meanings": [meaning] if i % 2 == 0 else [],
+                "coverage": {"queries": 5, "positives": 1},
+                "labelled": 5 if i % 2 == 0 else 0,
+                "meant": meaning["text"] if i % 2 == 0 else "",
+                "hears": [f"{kind.term} heard", "piano", "airport"],
+                "before": {"near": -0.05, "place": 15, "found": hits},
+                "after": {"near": change - 0.05, "place": 16 if change < 0 else 2, "found": hits[::-1]},
+                "change": change,
+            }
+        )
+    return {
+        "found": kind.terms + 5,
+        "asked": kind.terms,
+        "terms": terms,
+        "uncovered": [f"{kind.term} unseen {i}" for i in range(3)],
+    }
 
 
 def _stage(folder: Path, settings: Settings, kind: Kind) -> StageContext:
@@ -191,6 +236,7 @@ def _stage(folder: Path, settings: Settings, kind: Kind) -> StageContext:
     }
     _json(folder / "diagnosis" / "findings.json", list(kind.findings))
     _json(folder / "diagnosis" / "controls.json", controls)
+    _json(folder / "diagnosis" / "vocabulary.json", _vocabulary(kind, settings))
     out = folder / "out"
     out.mkdir()
     (folder / "model").mkdir()

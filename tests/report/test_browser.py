@@ -45,7 +45,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "worse": make_run(tmp_path_factory.mktemp("worse"), Kind(ranks=((1, 4), (1, 2)), findings=(FINDING,))),
         "hostile": make_run(
             tmp_path_factory.mktemp("hostile"),
-            Kind(query=f"{braces} {wide} {{i}}", title=f"{braces} {wide}"),
+            Kind(query=f"{braces} {wide} {{i}}", title=f"{braces} {wide}", term=f"{HOSTILE} {wide}"),
             {"report": {"title": HOSTILE + wide}},
         ),
         "pairs": make_similarity_run(tmp_path_factory.mktemp("pairs"), Kind(query=f"{braces} {{i}}")),
@@ -156,7 +156,10 @@ def test_charts_have_a_text_alternative(browser: Browser, reports: dict[str, Pat
         for chart in opened.page.locator(".chart").all():
             assert chart.get_attribute("role") == "img"
             assert re.search(r"\d", chart.get_attribute("aria-label") or "")
-        assert opened.page.locator("figcaption").count() == 4
+        assert opened.page.locator("figcaption").count() == opened.page.locator("figure").count() >= 4
+        for drawing in opened.page.locator("svg.columns").all():
+            assert "answer's" in (drawing.get_attribute("aria-label") or "")
+        assert opened.page.locator("svg.columns").count() == (1 if name == "ship" else 0)
         assert opened.page.locator(".vega-actions, details[title]").count() == 0
         opened.context.close()
 

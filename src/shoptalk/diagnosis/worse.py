@@ -19,7 +19,7 @@ def find(evidence: Evidence) -> Finding | None:
         "worse-than-base",
         "high" if sure else "warning",
         f"{SHOWN[metric]} {delta['value']:+.4f} on test, 95% interval {delta['ci95'][0]:+.4f} to {delta['ci95'][1]:+.4f}; "
-        f"on dev {evidence.training['base_dev']:.4f} before, {evidence.training['best_dev']:.4f} at the best checkpoint",
+        f"on dev {evidence.training['base_dev']:.4f} before, {evidence.training['best_dev']:.4f} at the checkpoint kept",
         "it is almost always the data: look for duplicates, wrong or contradictory positives, queries unlike those people ask, "
         "and negatives that are answers; then try a lower train.learning_rate",
     )

@@ -20,7 +20,11 @@ _CHANGED = 1e-9
 
 @dataclass(frozen=True)
 class Artifacts:
-    """A finished run, as the report sees it. The names are those of the files."""
+    """A finished run, as the report sees it. The names are those of the files.
+
+    mining and second_mining are the audits of the negatives that the base and the tuned model mined. They, yields and usage are
+    empty where there is no such file: nothing mined, no queries made, none by a language model.
+    """
 
     settings: Settings
     audit: dict[str, Any]
@@ -31,6 +35,11 @@ class Artifacts:
     per_query: list[dict[str, Any]]
     findings: list[dict[str, str]]
     controls: dict[str, Any] | None
+    vocabulary: dict[str, Any]
+    yields: dict[str, Any]
+    usage: dict[str, Any]
+    mining: dict[str, Any]
+    second_mining: dict[str, Any]
     seconds: Mapping[str, float]
     evaluations: int
     dataset: Path
@@ -96,6 +105,7 @@ def read_artifacts(stage: StageContext) -> Artifacts:
     """Read what the stages before the report wrote."""
     dataset, candidates = stage.read("dataset"), stage.read("candidates")
     evaluation, diagnosis = stage.read("evaluation"), stage.read("diagnosis")
+    queries = stage.read("queries")
     stage.read("model")  # verified: the report says that this is the model it speaks of
     return Artifacts(
         settings=stage.settings,
@@ -107,6 +117,11 @@ def read_artifacts(stage: StageContext) -> Artifacts:
         per_query=[row for _, row in read_jsonl(evaluation / "per_query.jsonl")],
         findings=_json(diagnosis / "findings.json"),
         controls=_json(diagnosis / "controls.json"),
+        vocabulary=_json(diagnosis / "vocabulary.json"),
+        yields=_json_if_there(queries / "yields.json"),
+        usage=_json_if_there(queries / "usage.json"),
+        mining=_json_if_there(stage.read("examples") / "audit.json"),
+        second_mining=_json_if_there(candidates / "round-2" / "audit.json"),
         # An earlier report's own row may still stand in the manifest; its time says nothing about this one.
         seconds={name: seconds for name, seconds in stage.seconds.items() if name != "report"},
         evaluations=stage.evaluations,
@@ -117,3 +132,7 @@ def read_artifacts(stage: StageContext) -> Artifacts:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _json_if_there(path: Path) -> dict[str, Any]:
+    return dict(_json(path)) if path.is_file() else {}

@@ -10,8 +10,7 @@ import base64
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,10 @@ from markupsafe import Markup
 
 from shoptalk.report.artifacts import Artifacts
 from shoptalk.report.charts import CONFIG, learning_charts, rank_places, retrieval_charts, similarity_charts
+from shoptalk.report.drawing import strips
 from shoptalk.report.examples import won_and_lost
+from shoptalk.report.training_data import gather
+from shoptalk.report.vocabulary import summary, tell
 from shoptalk.report.wording import (
     DECISIONS,
     MEANINGS,
@@ -39,22 +41,12 @@ from shoptalk.report.wording import (
 from shoptalk.retrieval.metrics import SHOWN
 
 
-@dataclass(frozen=True)
-class Strip:
-    """An interval on a line, in percent of its width. `label`: its text alternative."""
-
-    low: float
-    high: float
-    value: float
-    ticks: tuple[float, ...]
-    label: str
-
-
 def render(run: Artifacts) -> str:
     """The page of a run."""
     charts = learning_charts(run), similarity_charts(run) if run.is_similarity else retrieval_charts(run)
     scripts = [_engine(), _source("page.js")]
     won, lost = won_and_lost(run)
+    story = tell(run)
     return _environment().get_template("template.html").render(
         run=run,
         answer=answer(run),
@@ -66,10 +58,13 @@ def render(run: Artifacts) -> str:
         charts_json=Markup(_inline_json({"config": CONFIG, "charts": {c.name: c.spec for c in (*charts[0], *charts[1])}})),
         learning=charts[0],
         per_query=charts[1],
-        headline_strip=_strips([run.delta], (), (0.0,))[0],
+        headline_strip=strips([run.delta], (), (0.0,), _interval)[0],
         metric_rows=_metric_rows(run),
         gate_rows=_gate_rows(run),
         facts=_facts(run),
+        story=story,
+        vocabulary_summary=summary(story) if story else "",
+        data=gather(run),
         won=won,
         lost=lost,
         settings=_settings_rows(run),
@@ -126,22 +121,6 @@ def _policy(scripts: list[str]) -> str:
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _strips(rows: Sequence[Mapping[str, Any]], ends: Sequence[float], ticks: Sequence[float]) -> list[Strip]:
-    """Intervals of rows with value and ci95, on one scale that holds them, `ends` and `ticks`."""
-    all_ends = [*ends, *ticks, *(end for row in rows for end in row["ci95"])]
-    low = float(min(all_ends))
-    span = (max(all_ends) - low) or 1.0
-    low, span = low - 0.05 * span, 1.1 * span
-
-    def at(value: float) -> float:
-        return round(100 * (value - low) / float(span), 2)
-
-    return [
-        Strip(at(row["ci95"][0]), at(row["ci95"][1]), at(row["value"]), tuple(map(at, ticks)), _interval(row))
-        for row in rows
-    ]
-
-
 def _interval(row: Mapping[str, Any]) -> str:
     low, high = row["ci95"]
     return f"{signed(row['value'])}, 95% interval {signed(low)} to {signed(high)}"
@@ -149,7 +128,7 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 def _metric_rows(run: Artifacts) -> list[dict[str, Any]]:
     found = run.comparison
-    strips = _strips(list(found["delta"].values()), (), (0.0,))
+    drawn = strips(list(found["delta"].values()), (), (0.0,), _interval)
     return [
         {
             "name": SHOWN.get(name, name),
@@ -160,7 +139,7 @@ def _metric_rows(run: Artifacts) -> list[dict[str, Any]]:
             "delta": delta,
             "strip": strip,
         }
-        for (name, delta), strip in zip(found["delta"].items(), strips, strict=True)
+        for (name, delta), strip in zip(found["delta"].items(), drawn, strict=True)
     ]
 
 
@@ -170,8 +149,8 @@ def _gate_rows(run: Artifacts) -> list[dict[str, Any]]:
     if "bm25" in gate:
         rows.append({"name": "BM25 (keywords)", "value": gate["bm25"][gate["metric"]], "ci95": gate["bm25_ci95"]})
     wanted = run.settings.baseline
-    strips = _strips(rows, (0.0, 1.0), (wanted.tune_below, wanted.fine_above))
-    return [row | {"strip": strip} for row, strip in zip(rows, strips, strict=True)]
+    drawn = strips(rows, (0.0, 1.0), (wanted.tune_below, wanted.fine_above), _interval)
+    return [row | {"strip": strip} for row, strip in zip(rows, drawn, strict=True)]
 
 
 def _facts(run: Artifacts) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from shoptalk.models.finding import find_model
 from shoptalk.report.artifacts import Artifacts
+from shoptalk.report.vocabulary import in_result
 
 MODEL = "model"
 """Where the tuned model stands, relative to the run folder."""
@@ -34,6 +35,7 @@ def make_result(run: Artifacts) -> dict[str, Any]:
         "lost": comparison["lost"],
         "unchanged": comparison["unchanged"],
         "findings": run.findings,
+        "vocabulary": in_result(run),
         "seconds": dict(run.seconds),
         "test_evaluations": run.evaluations,
         "model": MODEL,

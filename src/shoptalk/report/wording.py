@@ -224,9 +224,28 @@ def learning_words(run: Artifacts) -> tuple[str, str]:
     loss = f"Training loss from {losses[0]:.2f} to {losses[-1]:.2f}." if losses else "No training loss was logged."
     done, planned = training["steps_done"], training["steps"]
     # The log has about 50 rows, so the last steps of a complete run may be missing in it.
-    early = " It stopped early, as the dev score no longer rose." if planned - done >= max(1, planned // 50) else ""
+    early = " It stopped early, as the dev score had clearly fallen." if planned - done >= max(1, planned // 50) else ""
     return (
         f"{loss} {count(done, 'step')} of {planned:,} were done.{early}",
-        f"{name} on the dev queries: {plain(training['base_dev'])} with the base model, {plain(training['best_dev'])} at the best "
-        f"checkpoint (step {training['best_step']:,}), which is the one kept.",
+        f"{name} on the dev queries: {plain(training['base_dev'])} with the base model, {plain(training['best_dev'])} {_kept(run)}",
     )
+
+
+def _kept(run: Artifacts) -> str:
+    """Which checkpoint is kept, and why it and not another: the last one, or the highest where that is clearly ahead."""
+    training = run.training
+    step, score = training["best_step"], training["best_dev"]
+    highest = training.get("highest_dev")
+    if highest is None:  # an adapter, which keeps its highest epoch and has no other rule
+        return f"at the checkpoint that is kept (step {step:,}), the highest."
+    if plain(highest) != plain(score):
+        return (
+            f"at the last checkpoint (step {step:,}), which is the one kept. The highest, {plain(highest)}, is ahead of it by no "
+            "more than two standard errors, which may be chance, and the last has learned most."
+        )
+    if any("dev" in row and row["step"] > step for row in run.log):
+        return (
+            f"at the highest checkpoint (step {step:,}), which is the one kept: it is ahead of the last by more than two "
+            "standard errors."
+        )
+    return f"at the last checkpoint (step {step:,}), which is the one kept; none is clearly higher."
