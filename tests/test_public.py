@@ -128,5 +128,7 @@ def test_the_data_guide_names_every_format_and_every_kind_of_offline_query() -> 
     rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
     suffixes = {name for first, _ in rows for name in re.findall(r"`(\.[a-z]+)`", first)}
     assert suffixes == set(READERS)
-    kinds = {name: "not in the default" not in second for first, second in rows for name in re.findall(r"`([a-z-]+)`", first)}
+    kinds = {
+        name: "not in the default" not in second for first, second in rows for name in re.findall(r"`([a-z-]+)`", first)
+    }
     assert kinds == {name: name in QuerySettings().kinds for name in GENERATORS}

@@ -11,7 +11,7 @@ ShoptalkError                 exit code 1: the run failed; what is finished stay
 ├── NotConfirmed              a person said no to the estimate; nothing was spent
 ├── MissingPart               an optional package is not installed (exit code 2, with the command)
 ├── DamagedArtifact           a file in the run folder is not what was written
-├── TrainingFailed            loss not finite, or the best checkpoint does not reload to its score
+├── TrainingFailed            loss not finite, or the checkpoint does not reload to its score
 └── DiskFull                  no space left; finished stages are intact
 """
 
@@ -69,7 +69,7 @@ class DamagedArtifact(ShoptalkError):
 
 
 class TrainingFailed(ShoptalkError):
-    """Training cannot go on or its best checkpoint cannot be trusted."""
+    """Training cannot go on or its checkpoint cannot be trusted."""
 
 
 class DiskFull(ShoptalkError):

@@ -127,7 +127,7 @@ def _estimate(folder: Path, settings: Settings) -> tuple[dict[str, tuple[float, 
         "baseline": (corpus + 3, f"encode {n_texts:,} texts with the base model ({1 / per_text:.0f} a second)"),
         "negatives": (1.0, f"{audit['training_pairs']:,} training pairs"),
         "train": (training, f"{steps}, {settings.train.evaluations} dev evaluations"),
-        "select": (1.0, "keep the best checkpoint"),
+        "select": (1.0, "take the checkpoint kept"),
         "evaluate": (
             corpus + 5,
             f"encode {n_texts:,} texts with the tuned model; {audit['queries']['test']} test queries",

@@ -51,7 +51,7 @@ STAGE_HELP = {
     "dataset": "Check, cluster near-duplicates, split without leaks, audit.",
     "baseline": "Measure the base model and BM25, and say whether tuning is likely to pay (the gate).",
     "negatives": "Build training examples; mine hard negatives if asked to.",
-    "train": "Fine-tune the base model; keep the best checkpoint by dev score.",
+    "train": "Fine-tune the base model; keep the last checkpoint, unless dev is sure of a better one.",
     "evaluate": "Compare base and tuned model on the test split, with intervals.",
     "diagnose": "Look for what went wrong: memorised, unchanged, worse, duplicates, one-sided bias.",
     "report": "Write report.html and result.json.",

@@ -1,4 +1,4 @@
-"""The stage select: which candidate is shipped. Today that is the best checkpoint by dev score; later, the point between base
+"""The stage select: which candidate is shipped. Today that is the checkpoint that training kept; later, the point between base
 and tuned weights that keeps general ability (the stage exists so that this has its room).
 """
 
@@ -18,7 +18,7 @@ def select(stage: StageContext) -> None:
     shutil.copytree(candidates / "best", stage.out, dirs_exist_ok=True)
     choice = {
         "base_model": stage.settings.model.base,
-        "chosen": "best checkpoint",
+        "chosen": "checkpoint kept by training",
         "dev": training["best_dev"],
         "base_dev": training["base_dev"],
         "step": training["best_step"],

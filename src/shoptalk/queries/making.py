@@ -222,7 +222,11 @@ def _written(passages: list[Passage], stage: StageContext, made: Made) -> list[D
 
     agree = _spending(stage)
     found = generate_with_llm(
-        passages, stage.settings.llm, stage.cache / "llm", _few_shot(passages, made), lambda estimate: agree(estimate.words)
+        passages,
+        stage.settings.llm,
+        stage.cache / "llm",
+        _few_shot(passages, made),
+        lambda estimate: agree(estimate.words),
     )
     made.rejected += found.rejected
     usage = json.dumps(found.usage.as_json(), indent=1, allow_nan=False)

@@ -54,7 +54,7 @@ def dev_part(dataset: Dataset, base: Encoder, settings: TrainSettings, rng: np.r
 
 
 class DevScore(BaseEvaluator):  # type: ignore[misc]  # untyped base class
-    """Called by the trainer at every evaluation, of which `heard` is told, and by shoptalk on the reloaded best checkpoint."""
+    """Called by the trainer at every evaluation, of which `heard` is told, and by shoptalk on the reloaded checkpoint."""
 
     def __init__(self, dataset: Dataset, hardware: Hardware, heard: Heard | None = None) -> None:
         super().__init__()

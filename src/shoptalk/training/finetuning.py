@@ -1,4 +1,4 @@
-"""The stage train: fine-tune with sentence-transformers' trainer; keep the best checkpoint by dev score.
+"""The stage train: fine-tune with sentence-transformers' trainer; keep the last checkpoint, unless dev is sure of a better one.
 
 Killed and started again, it goes on from the last complete checkpoint.
 """

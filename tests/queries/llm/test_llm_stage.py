@@ -17,7 +17,14 @@ from shoptalk.workspace import StageContext
 @pytest.fixture
 def stage(make_stage, tiny_bert: Path, tmp_path: Path, server: LLMServer) -> Callable[..., StageContext]:
     """stage(**llm): the stage queries over six passages, with the server as its provider."""
-    names = ("heron", "otter", "badger", "marten", "falcon", "salmon")  # the server's queries end in a passage's last word
+    names = (
+        "heron",
+        "otter",
+        "badger",
+        "marten",
+        "falcon",
+        "salmon",
+    )  # the server's queries end in a passage's last word
     texts = [replace(one, text=f"{one.text} Then call {name}") for one, name in zip(passages(6), names, strict=True)]
     write_passages(tmp_path / "passages/corpus.jsonl", texts)
 
@@ -43,7 +50,14 @@ def test_queries_of_the_model_become_judged_queries_with_their_origin(stage, ser
     queries, judged = rows_of(found, "queries"), rows_of(found, "judgements")
     assert len(server.paid) == 6
     assert {row["metadata"]["origin"] for row in queries} == {"llm"}
-    assert {row["metadata"]["kind"] for row in queries} <= {"natural", "keywords", "acronym", "paraphrase", "comparison", "how-to"}
+    assert {row["metadata"]["kind"] for row in queries} <= {
+        "natural",
+        "keywords",
+        "acronym",
+        "paraphrase",
+        "comparison",
+        "how-to",
+    }
     assert {row["passage_id"] for row in judged} == {f"p{i}" for i in range(6)}
     usage = (found.out / "usage.json").read_text(encoding="utf-8")
     assert '"calls": 6' in usage
