@@ -146,7 +146,7 @@ def test_worse_on_test_or_on_dev_is_found(parts: dict[str, Any], severity: str |
 def test_worse_names_both_splits() -> None:
     finding = found("worse-than-base", **outcome(-0.05, -0.09, -0.01, 0.51, 0.52))
     assert finding is not None
-    for words in ("nDCG@10 -0.0500", "-0.0900 to -0.0100", "0.5100 before", "0.5200 at the best"):
+    for words in ("nDCG@10 -0.0500", "-0.0900 to -0.0100", "0.5100 before", "0.5200 at the checkpoint kept"):
         assert words in finding.evidence
 
 
