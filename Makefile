@@ -9,8 +9,9 @@ demo: .venv/.demo
 	  --controls examples/pmo/controls.jsonl --out runs/pmo --yes
 	$(BIN)/python examples/pmo/story.py runs/pmo
 
+# Processes side by side, each on one thread: threads of several processes wait for each other.
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
