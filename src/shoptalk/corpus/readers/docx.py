@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from shoptalk.corpus.readers import Document, Unreadable, missing_part
+from shoptalk.corpus.office import office_file
+from shoptalk.corpus.readers import Document, missing_part
 from shoptalk.corpus.tables import table_text
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
-_OLE = b"\xd0\xcf\x11\xe0"
 _HEADING = re.compile(r"^(?:heading|überschrift|titre|título|título|kop|rubrik|overskrift)\s*([1-6])$", re.IGNORECASE)
 
 
@@ -22,14 +21,8 @@ def read(raw: bytes, name: str) -> Document:
         import docx
     except ImportError:
         raise missing_part("Word documents", "python-docx") from None
-    if raw.startswith(_OLE):
-        raise Unreadable("encrypted, or of Word 97; save it as .docx without a password")
-    try:
-        document = docx.Document(io.BytesIO(raw))
-    except MemoryError:
-        raise
-    except Exception as error:  # zipfile, lxml and docx each have their own
-        raise Unreadable(f"not a Word document: {' '.join(str(error).split())[:200]}") from None
+    with office_file(raw, "a Word document", "Word", ".docx") as file:
+        document = docx.Document(file)
     styles = {style.style_id: style.name or "" for style in document.styles}
     blocks = [block for block in _blocks(document.element.body, styles) if block]
     text = "\n".join(_joined(blocks))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
-from shoptalk.corpus.readers import Document, Unreadable, missing_part
+from shoptalk.corpus.office import office_file
+from shoptalk.corpus.readers import Document, missing_part
 from shoptalk.corpus.tables import table_text
 
-_OLE = b"\xd0\xcf\x11\xe0"
 _MOST_NESTED = 20
 
 
@@ -19,14 +18,8 @@ def read(raw: bytes, name: str) -> Document:
         import pptx
     except ImportError:
         raise missing_part("PowerPoint slides", "python-pptx") from None
-    if raw.startswith(_OLE):
-        raise Unreadable("encrypted, or of PowerPoint 97; save it as .pptx without a password")
-    try:
-        slides = pptx.Presentation(io.BytesIO(raw))
-    except MemoryError:
-        raise
-    except Exception as error:  # zipfile, lxml and pptx each have their own
-        raise Unreadable(f"not PowerPoint slides: {' '.join(str(error).split())[:200]}") from None
+    with office_file(raw, "PowerPoint slides", "PowerPoint", ".pptx") as file:
+        slides = pptx.Presentation(file)
     text, starts, first_title = "", [], ""
     for slide in slides.slides:
         starts.append(len(text))

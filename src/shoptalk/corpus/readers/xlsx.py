@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
-from shoptalk.corpus.readers import Document, Unreadable, missing_part
+from shoptalk.corpus.office import office_file
+from shoptalk.corpus.readers import Document, missing_part
 from shoptalk.corpus.tables import table_text
 
-_OLE = b"\xd0\xcf\x11\xe0"
 _MOST_CELLS = 2_000_000
 _MOST_COLUMNS = 500
 
@@ -20,15 +19,9 @@ def read(raw: bytes, name: str) -> Document:
         import openpyxl
     except ImportError:
         raise missing_part("Excel workbooks", "openpyxl") from None
-    if raw.startswith(_OLE):
-        raise Unreadable("encrypted, or of Excel 97; save it as .xlsx without a password")
-    try:
-        book = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
+    with office_file(raw, "an Excel workbook", "Excel", ".xlsx") as file:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
         sheets = [(sheet.title, table_text(list(_rows(sheet)))) for sheet in book.worksheets]
-    except MemoryError:
-        raise
-    except Exception as error:  # zipfile, the XML parser and openpyxl each have their own
-        raise Unreadable(f"not an Excel workbook: {' '.join(str(error).split())[:200]}") from None
     filled = [(title, text) for title, text in sheets if text]
     title = " ".join((book.properties.title or "").split()) if book.properties else ""
     return Document(title or name, "\n\n".join(f"## {sheet}\n\n{text}" for sheet, text in filled))
