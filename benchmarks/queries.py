@@ -4,8 +4,9 @@ Only a set's train part is used (see recipe.py): test judgements are not even co
 its dev and test splits are people's queries, and the passages of its training queries are what offline queries are made from.
 The row "human" says what the checks would reject of people's own training queries: a check that rejects many of those is too strict.
 
-With --train every kind is trained on alone, as are all of them and people's own queries, on the same passages; each is scored by
-nDCG@10 on the held-out people's queries of this split, against the base model. The last line is one line of JSON.
+With --train every kind is trained on alone, as are all of them and people's own queries, these without and with mined hard
+negatives and a second round of mining, on the same passages; each is scored by nDCG@10 on the held-out people's queries of this
+split, against the base model. The last line is one line of JSON.
 
     python benchmarks/queries.py --data BEIR_FOLDER --kinds heading sentence --train --common model.max_tokens=128
 """
@@ -35,6 +36,11 @@ from shoptalk.retrieval.significance import paired_delta
 from shoptalk.settings import Settings, with_values
 
 _FEWEST = 20
+_HARD = {
+    "human + hard negatives": ["negatives.mine=3"],
+    "human + hard negatives, no BM25": ["negatives.mine=3", "negatives.bm25_share=0"],
+    "human + hard negatives, two rounds": ["negatives.mine=3", "negatives.rounds=2"],
+}
 
 
 def main() -> None:
@@ -103,7 +109,10 @@ def train_each(
         CachedEncoder(find_model(settings.model.base), settings.model, folder / "split" / "cache"), dataset
     )
     scores: dict[str, Any] = {"base": round(statistics.mean(base.values()), 4)}
-    for name, drafts in parts.items():
+    runs = [(name, drafts, settings) for name, drafts in parts.items()]
+    for name, extra in _HARD.items():
+        runs.append((name, parts["human"], with_values(settings, extra)))
+    for name, drafts, settings in runs:
         chosen = drafts[:: -(-len(drafts) // arguments.most)] if drafts else []
         if len(chosen) < _FEWEST:
             print(f"{name}: {len(chosen)} queries are too few to train on", flush=True)

@@ -19,16 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import shoptalk
 from shoptalk.beir import read_dataset
 from shoptalk.models.encoder import CachedEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.records import Dataset
+from shoptalk.retrieval.haystack import dev_part
 from shoptalk.settings import Settings, with_values
 from shoptalk.training.choosing import METRIC
-from shoptalk.training.dev import DevScore, dev_part
+from shoptalk.training.dev import DevScore
 
 
 def main() -> None:
@@ -115,7 +114,7 @@ def held_out(dataset: Dataset, base: CachedEncoder, settings: Settings, n: int) 
     """The held-out queries with a part of the haystack, made as dev's is."""
     swapped = replace(dataset, qrels={"dev": dataset.qrels["test"]})
     train = settings.train.model_copy(update={"max_dev_queries": n})
-    return dev_part(swapped, base, train, np.random.default_rng(1_000 + settings.seed))
+    return dev_part(swapped, base, train, 1_000 + settings.seed)
 
 
 def call_hardware(settings: Settings) -> Any:

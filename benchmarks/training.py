@@ -25,18 +25,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import shoptalk
 from shoptalk.beir import read_dataset
 from shoptalk.models.encoder import CachedEncoder, TorchEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.models.hardware import choose_hardware
 from shoptalk.models.loading import load_model, quiet_libraries, training_dropout
+from shoptalk.retrieval.haystack import dev_part
 from shoptalk.settings import Settings, with_values
 from shoptalk.training.batches import prepare_batches
 from shoptalk.training.choosing import METRIC
-from shoptalk.training.dev import DevScore, dev_part
+from shoptalk.training.dev import DevScore
 from shoptalk.training.finetuning import build_loss
 from shoptalk.training.negatives import read_examples
 
@@ -244,7 +243,7 @@ def scorer(run: Path) -> tuple[DevScore, DevScore, Any]:
     found = find_model(settings.model.base)
     dataset = read_dataset(run / "dataset", ["train", "dev"])
     base = CachedEncoder(found, settings.model, run / "cache")
-    part = dev_part(dataset, base, settings.train, np.random.default_rng(settings.seed))
+    part = dev_part(dataset, base, settings.train, settings.seed)
     hardware = choose_hardware(settings.model, found.model_type)
     return DevScore(part, hardware), DevScore(dataset, hardware), base
 

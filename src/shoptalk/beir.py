@@ -229,7 +229,7 @@ def read_dataset(folder: Path, splits: Iterable[str]) -> Dataset:
     wanted = tuple(splits)
     if (folder / "pairs").is_dir():
         pairs = {s: [ScoredPair(**row) for _, row in read_jsonl(folder / "pairs" / f"{s}.jsonl")] for s in wanted}
-        return Dataset("similarity", pairs=pairs, groups=_read_map(folder / "groups.jsonl"))
+        return Dataset("similarity", pairs=pairs, groups=read_groups(folder / "groups.jsonl"))
     qrels = {split: read_qrels(folder / "qrels" / f"{split}.tsv") for split in wanted}
     asked = {query for judged in qrels.values() for query in judged}
     return Dataset(
@@ -237,8 +237,8 @@ def read_dataset(folder: Path, splits: Iterable[str]) -> Dataset:
         passages={p.passage_id: p for p in read_passages(folder / "corpus.jsonl")},
         queries={q: query for q, query in read_queries(folder / "queries.jsonl").items() if q in asked},
         qrels=qrels,
-        clusters=_read_map(folder / "clusters.jsonl"),
-        groups={q: group for q, group in _read_map(folder / "groups.jsonl").items() if q in asked},
+        clusters=read_groups(folder / "clusters.jsonl"),
+        groups={q: group for q, group in read_groups(folder / "groups.jsonl").items() if q in asked},
         negatives={
             row["query_id"]: tuple(row["texts"])
             for _, row in read_jsonl(folder / "negatives.jsonl")
@@ -260,5 +260,6 @@ def _write_map(path: Path, names: Mapping[str, str]) -> None:
     write_jsonl(path, ({"id": key, "group": value} for key, value in names.items()))
 
 
-def _read_map(path: Path) -> dict[str, str]:
+def read_groups(path: Path) -> dict[str, str]:
+    """A clusters.jsonl or groups.jsonl: id -> group."""
     return {row["id"]: row["group"] for _, row in read_jsonl(path)}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shoptalk.beir import looks_like_beir
 from shoptalk.errors import InputError, SettingsError, ShoptalkError, SourceError
 from shoptalk.models.finding import find_model
 from shoptalk.progress import reporter
@@ -35,7 +36,7 @@ class Stage:
     """A function from artifacts to one artifact. `function` is "module:name", imported when the stage runs.
 
     `settings` names the sections that the result depends on; `reads` names artifacts, or what comes from outside the run
-    folder: source, labels, review, controls, base_model.
+    folder: source, labels, review, retention, controls, base_model.
     """
 
     name: str
@@ -64,10 +65,13 @@ STAGES = (
         "train", "shoptalk.training:finetune",
         ("base_model", "examples", "dataset"), "candidates", ("model", "train", "negatives", "seed"),
     ),
-    Stage("select", "shoptalk.evaluation:select", ("base_model", "candidates", "dataset"), "model", ("select",)),
+    Stage(
+        "select", "shoptalk.evaluation:select",
+        ("base_model", "candidates", "dataset", "retention"), "model", ("select", "model", "train", "seed"),
+    ),
     Stage(
         "evaluate", "shoptalk.evaluation:compare",
-        ("base_model", "model", "dataset"), "evaluation", ("model", "evaluate", "baseline", "seed"),
+        ("base_model", "model", "dataset", "retention"), "evaluation", ("model", "select", "evaluate", "baseline", "seed"),
     ),
     Stage(
         "diagnose", "shoptalk.diagnosis:diagnose",
@@ -157,7 +161,7 @@ def resolve_settings(
         values["model"]["base"] = base_model
     for section, names in _PATHS.items():
         for name in names:
-            if values[section][name]:  # absolute, so that the run goes on from any working directory
+            if values[section][name] not in ("", "off"):  # absolute, so that the run goes on from any working directory
                 values[section][name] = str(Path(values[section][name]).absolute())
     if Path(values["model"]["base"]).is_dir():
         values["model"]["base"] = str(Path(values["model"]["base"]).absolute())
@@ -215,6 +219,7 @@ def _walk(
 _PATHS = {
     "input": ("source", "queries", "dev_queries", "test_queries", "clicks"),
     "queries": ("review",),
+    "select": ("retention",),
     "diagnose": ("controls",),
 }
 
@@ -279,7 +284,7 @@ def _result(workspace: Workspace) -> dict[str, Any] | None:
 class _Outside:
     """Digests of what lies outside the run folder, computed once a walk."""
 
-    NAMES = ("source", "labels", "review", "controls", "base_model")
+    NAMES = ("source", "labels", "review", "retention", "controls", "base_model")
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -292,7 +297,7 @@ class _Outside:
         source = Path(self._settings.input.source)
         if not source.exists() and not holds_documents(source):
             raise SourceError(no_source(source))
-        for name in ("labels", "review", "controls", "base_model"):
+        for name in ("labels", "review", "retention", "controls", "base_model"):
             self.digest(name)
 
     def digest(self, name: str) -> str:
@@ -311,6 +316,8 @@ class _Outside:
             return source_digest(Path(chosen.source))
         if name == "review":
             return self._review()
+        if name == "retention":
+            return self._retention()
         files = (
             [self._settings.diagnose.controls]
             if name == "controls"
@@ -320,6 +327,17 @@ class _Outside:
             if file and not Path(file).is_file():
                 raise SourceError(f"{file}: no such file")
         return digest_of([sha256_of(Path(file)) if file else "" for file in files])
+
+    def _retention(self) -> str:
+        """The user's own retention set; "" for the one that is shipped, and for none."""
+        folder = self._settings.select.retention
+        if folder in ("", "off"):
+            return folder
+        if not looks_like_beir(Path(folder)):
+            raise SourceError(
+                f"select.retention: {folder} is not a BEIR folder (corpus.jsonl, queries.jsonl, qrels/test.tsv)"
+            )
+        return digest_of(list_files(Path(folder)))
 
     def _review(self) -> str:
         """What a person decided, not how the spreadsheet saved it; "" as long as there is no file."""

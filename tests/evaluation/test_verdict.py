@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shoptalk.evaluation.verdict import Verdict, judge
@@ -139,3 +141,44 @@ def test_small_and_large_gains_are_put_into_words(value: float, low: float, bott
 def test_too_few_training_pairs_are_said(n_pairs: int, said: bool) -> None:
     text = " ".join(verdict_on(0.03, 0.01, 0.05, n_pairs=n_pairs).reasons)
     assert (f"trained on {n_pairs} pairs" in text) is said
+
+
+# Retention
+
+
+def retention(value: float, low: float, high: float, broken: bool, languages: bool = False) -> dict[str, Any]:
+    delta = {"value": value, "ci95": [low, high], "p": 0.01}
+    entry = {"queries": 200, "base": 0.7, "tuned": 0.7 + value, "delta": delta, "limit": 0.02, "broken": broken}
+    unbroken = {**entry, "broken": False}
+    return {
+        "general": unbroken if languages else entry,
+        "cross_lingual": {**entry, "measured": True} if languages else {"queries": 0, "measured": False},
+    }
+
+
+@pytest.mark.parametrize("languages", [False, True])
+def test_a_broken_rule_keeps_a_better_model_from_being_shipped(languages: bool) -> None:
+    deltas = {"ndcg@10": Delta(0.1, (0.05, 0.15), 0.001)}
+    lost = retention(-0.08, -0.1, -0.05, broken=True, languages=languages)
+    found = judge(deltas, "ndcg@10", 200, "human", 1_000, EvaluateSettings(), BaselineSettings(), lost)
+    assert found.word == "do-not-ship"
+    what = "questions in other languages" if languages else "general text"
+    assert found.reasons[0].startswith(f"too much is lost on {what}: -0.080 nDCG@10 (95% interval -0.100 to -0.050")
+    assert found.reasons[1].startswith("the tuned model is better")
+
+
+def test_what_is_kept_is_among_the_reasons() -> None:
+    deltas = {"ndcg@10": Delta(0.1, (0.05, 0.15), 0.001)}
+    kept = retention(-0.01, -0.03, 0.01, broken=False)
+    found = judge(deltas, "ndcg@10", 200, "human", 1_000, EvaluateSettings(), BaselineSettings(), kept)
+    assert found.word == "ship"
+    assert any(reason.startswith("on general text -0.010 nDCG@10") for reason in found.reasons)
+    assert not any("other languages" in reason for reason in found.reasons)
+
+
+def test_a_loss_beyond_the_limit_that_may_be_chance_is_said_and_does_not_decide() -> None:
+    deltas = {"ndcg@10": Delta(0.1, (0.05, 0.15), 0.001)}
+    kept = retention(-0.03, -0.07, 0.01, broken=False)
+    found = judge(deltas, "ndcg@10", 200, "human", 1_000, EvaluateSettings(), BaselineSettings(), kept)
+    assert found.word == "ship"
+    assert any(reason.endswith("beyond the limit of -0.020, but not surely") for reason in found.reasons)

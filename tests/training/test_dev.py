@@ -8,9 +8,10 @@ import pytest
 from shoptalk.models.encoder import Encoder
 from shoptalk.models.hardware import Hardware
 from shoptalk.records import Dataset, Passage, Query
+from shoptalk.retrieval.haystack import dev_part
 from shoptalk.retrieval.ranking import rank
 from shoptalk.settings import TrainSettings
-from shoptalk.training.dev import DevScore, dev_part
+from shoptalk.training.dev import DevScore
 from toy import toy_retrieval, toy_similarity
 
 N_PASSAGES, N_QUERIES = 400, 30
@@ -30,7 +31,7 @@ def large() -> Dataset:
 
 
 def part_of(dataset: Dataset, encoder: Encoder, seed: int = 12, **values: int) -> Dataset:
-    return dev_part(dataset, encoder, TrainSettings.model_validate(values), np.random.default_rng(seed))
+    return dev_part(dataset, encoder, TrainSettings.model_validate(values), seed)
 
 
 def test_a_small_haystack_is_kept_whole(large: Dataset, hash_encoder: Encoder) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from shoptalk.beir import read_dataset, write_jsonl
+from shoptalk.evaluation.retention import kept
 from shoptalk.evaluation.verdict import RULE, judge
 from shoptalk.models.encoder import CachedEncoder, Encoder
 from shoptalk.models.finding import FoundModel, find_model
@@ -62,15 +63,20 @@ def compare(stage: StageContext) -> None:
             write_trec(stage.out / f"{name}.trec", system.ranking, name)
         metric = PRIMARY
     n_test = audit["queries"]["test"]
+    record["retention"] = kept(base, tuned, settings)
     verdict = judge(
         {name: delta_from_json(entry) for name, entry in record["delta"].items()},
         metric, n_test, audit["test_origin"], audit["training_pairs"], settings.evaluate, settings.baseline,
+        record["retention"],
     )  # fmt: skip
     record |= {
         "verdict": verdict.word,
         "reasons": list(verdict.reasons),
         "rule": RULE.format(
-            metric=SHOWN[metric], min_gain=settings.evaluate.min_gain, min_test=settings.evaluate.min_test
+            metric=SHOWN[metric],
+            min_gain=settings.evaluate.min_gain,
+            min_test=settings.evaluate.min_test,
+            limit=settings.select.max_general_loss,
         ),
         "metric": metric,
         "queries": n_test,

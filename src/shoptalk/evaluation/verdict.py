@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from shoptalk.records import Delta
 from shoptalk.retrieval.metrics import SHOWN
@@ -13,8 +13,10 @@ from shoptalk.settings import BaselineSettings, EvaluateSettings
 Word = Literal["ship", "do-not-ship", "inconclusive"]
 RULE = (
     "ship: {metric} up by at least {min_gain:g} with the 95% interval above zero, on {min_test} test queries or more that were not "
-    "made offline. do-not-ship: the interval lies below zero. Otherwise inconclusive. {metric} alone decides; other metrics are shown "
-    "with Holm's correction. The interval covers the choice of test queries, not the variance between training seeds."
+    "made offline. do-not-ship: the interval lies below zero, or more than {limit:g} nDCG@10 is lost on general text, or on "
+    "questions in other languages that the base model could answer, with an interval below zero. Otherwise inconclusive. {metric} "
+    "alone decides; other metrics are shown with Holm's correction. The interval covers the choice of test queries, not the variance "
+    "between training seeds."
 )
 
 
@@ -34,8 +36,9 @@ def judge(
     n_pairs: int,
     evaluate: EvaluateSettings,
     baseline: BaselineSettings,
+    retention: Mapping[str, Any] | None = None,
 ) -> Verdict:
-    """Apply the rule to a comparison of base and tuned. metric: the one that decides."""
+    """Apply the rule to a comparison of base and tuned. metric: the one that decides; retention: what was kept (retention.py)."""
     delta, name = deltas[metric], SHOWN[metric]
     unit = "test pairs" if metric == "spearman" else "test queries"
     low, high = delta.ci95
@@ -60,6 +63,9 @@ def judge(
     else:
         word = "inconclusive"
         reasons = [f"no difference can be told from chance: {shown}"]
+    broken = [_lost(name, entry) for name, entry in _sides(retention) if entry["broken"]]
+    if broken:
+        word, reasons = "do-not-ship", [*broken, *reasons]
     if (
         caps and word != "do-not-ship"
     ):  # a cap keeps a verdict from being better than inconclusive, not from being worse
@@ -71,6 +77,31 @@ def judge(
         reasons.append("under +0.02 the data is likely the bottleneck, not the training")
     elif delta.value >= 0.05 and low > 0:
         reasons.append("from +0.05 a gain is large in practice")
+    if not broken:
+        reasons += [_lost(name, entry) for name, entry in _sides(retention)]
     if n_pairs < baseline.too_few_pairs:
         reasons.append(f"trained on {n_pairs} pairs; fewer than {baseline.too_few_pairs} are too few to rely on")
     return Verdict(word, tuple(reasons))
+
+
+def _sides(retention: Mapping[str, Any] | None) -> list[tuple[str, Mapping[str, Any]]]:
+    """What was measured of general text and of other languages, with its name."""
+    if retention is None:
+        return []
+    sides = [("general text", retention["general"])]
+    if retention["cross_lingual"]["measured"]:
+        sides.append(("questions in other languages", retention["cross_lingual"]))
+    return sides
+
+
+def _lost(name: str, entry: Mapping[str, Any]) -> str:
+    delta, limit = entry["delta"], entry["limit"]
+    low, high = delta["ci95"]
+    shown = f"{delta['value']:+.3f} nDCG@10 (95% interval {low:+.3f} to {high:+.3f}, {entry['queries']} queries)"
+    if entry["broken"]:
+        return f"too much is lost on {name}: {shown}, and the limit is {-limit:+.3f}"
+    return (
+        f"on {name} {shown}: within the limit of {-limit:+.3f}"
+        if delta["value"] >= -limit
+        else f"on {name} {shown}: beyond the limit of {-limit:+.3f}, but not surely"
+    )

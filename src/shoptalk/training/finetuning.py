@@ -13,8 +13,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from shoptalk.beir import read_dataset, write_jsonl
 from shoptalk.errors import TrainingFailed
 from shoptalk.models.encoder import CachedEncoder, TorchEncoder
@@ -23,12 +21,13 @@ from shoptalk.models.hardware import Hardware, choose_hardware
 from shoptalk.models.loading import quiet_libraries, training_dropout
 from shoptalk.progress import reporter, task
 from shoptalk.records import Dataset
+from shoptalk.retrieval.haystack import dev_part
 from shoptalk.settings import Settings
 from shoptalk.training.adapting import adapt_queries
 from shoptalk.training.batches import Batches, Plan, plan_training, prepare_batches
 from shoptalk.training.checkpoints import SealCheckpoints, newest_complete
 from shoptalk.training.choosing import METRIC, DevScores, evaluations, kept_step, should_stop
-from shoptalk.training.dev import DevScore, Heard, dev_part
+from shoptalk.training.dev import DevScore, Heard
 from shoptalk.training.forecast import Forecast, forecast
 from shoptalk.training.methods import METHODS, learning_rate
 from shoptalk.training.negatives import read_examples
@@ -65,7 +64,7 @@ def finetune(stage: StageContext, heard: Heard | None = None) -> None:
     base = CachedEncoder(found, settings.model, stage.cache)
     part = dataset
     if dataset.task == "retrieval":
-        part = dev_part(dataset, base, settings.train, np.random.default_rng(settings.seed))
+        part = dev_part(dataset, base, settings.train, settings.seed)
     dev = DevScore(part, hardware, heard)
     summary = {"base_dev": dev.score(base), "method": settings.train.method, "device": hardware.device}
     summary |= {
