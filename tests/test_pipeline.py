@@ -38,6 +38,7 @@ def settings(tiny_bert: Path) -> dict[str, Any]:
         "model": {"base": str(tiny_bert), "precision": "fp32"},
         "train": {"epochs": 4, "batch_size": 8, "learning_rate": 1e-3, "evaluations": 6, "patience": 9, "threads": 1},
         "evaluate": {"resamples": 300},
+        "select": {"retention": "off"},
     }
 
 
@@ -191,7 +192,7 @@ def test_a_person_who_answers_no_stops_the_run(pairs: Path, tmp_path: Path, sett
 def test_every_stage_of_the_table_exists_and_reads_what_an_earlier_one_writes() -> None:
     import importlib
 
-    written = {"source", "labels", "review", "controls", "base_model"}
+    written = {"source", "labels", "review", "retention", "controls", "base_model"}
     for stage in pipeline.STAGES:
         module, _, name = stage.function.partition(":")
         assert callable(getattr(importlib.import_module(module), name))

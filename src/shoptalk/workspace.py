@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 _LOCK = ".lock"
 _OWNER = ".owner"
 _WORK = ".work"
-_CACHE = "cache"
+CACHE = "cache"
 _EVALUATIONS = "evaluations.json"
 
 
@@ -75,7 +75,7 @@ class Workspace:
     @property
     def cache(self) -> Path:
         """Folder for what can be computed again; never trusted without its own check."""
-        return self.root / _CACHE
+        return self.root / CACHE
 
     def target(self, artifact: str) -> Path:
         """Where an artifact lives; the report's files stand at the top of the run folder."""

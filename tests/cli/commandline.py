@@ -24,6 +24,7 @@ QUICK_SET = [
     "model.precision=fp32",
     "model.device=cpu",
     "evaluate.resamples=200",
+    "select.retention=off",
 ]
 
 

@@ -215,6 +215,35 @@ def test_a_plan_as_json_ends_at_the_stage_that_is_asked_for(tmp_path: Path, tiny
     assert plan["training"] is None
 
 
+def test_a_plan_counts_mining_a_second_round_and_the_points_between(tmp_path: Path, tiny_bert: Path) -> None:
+    write_pairs(tmp_path / "pairs.jsonl")
+    plain, mined = (
+        call("run", "pairs.jsonl", *quickly(tiny_bert, *more), "--dry-run", "--json", cwd=tmp_path).record
+        for more in ((), ("negatives.mine=2", "negatives.rounds=2", "select.weights=[1]"))
+    )
+    what = [{stage["name"]: stage["what"] for stage in plan["stages"]} for plan in (plain, mined)]
+    assert "mined" not in what[0]["negatives"]
+    assert "2 mined negatives each from" in what[1]["negatives"]
+    assert what[1]["train"].startswith("twice ")
+    assert (what[0]["select"][:8], what[1]["select"][:8]) == ("4 models", "1 models")
+
+
+def test_a_plan_says_what_a_language_model_would_cost_and_asks_it_nothing(tmp_path: Path, tiny_bert: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    for i, (_, said) in enumerate(sentence_pairs()):
+        text = f"# The {said}\n\n" + f"Whoever needs the {said} asks the office for it. " * 4
+        (documents / f"{i}.md").write_text(text, encoding="utf-8")
+    nobody = "http://127.0.0.1:9/v1"  # where no server listens
+    options = quickly(
+        tiny_bert, "llm.provider=openai", "llm.model=m", f"llm.base_url={nobody}", "llm.price_in=1", "llm.price_out=2"
+    )
+    command = ["run", "documents", *options, "--dry-run", "--json", "--until", "queries"]
+    plan = call(*command, cwd=tmp_path).record
+    assert re.match(r"openai m: .*likely ", plan["stages"][1]["what"])
+    assert not (tmp_path / "runs").exists()
+
+
 def test_train_has_a_plan_of_its_own(tmp_path: Path, tiny_bert: Path) -> None:
     write_pairs(tmp_path / "pairs.jsonl")
     plan = call("train", "pairs.jsonl", *quickly(tiny_bert), "--dry-run", "--json", cwd=tmp_path).record

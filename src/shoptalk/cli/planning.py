@@ -7,6 +7,7 @@ training are timed on a sample with the real model. Nothing is written to the ru
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _SAMPLE = 64
 _TIMED_STEPS = 2
+_GENERAL = 500  # passages of general text, which tell what a model has forgotten
+_PAIRS_A_SECOND = 2e8  # dot products of a search, on one core; docs/experiments.md: mining-memory
 
 
 def show_plan(request: Request, until: str, as_json: bool) -> None:
@@ -66,6 +69,9 @@ def make_plan(request: Request, until: str) -> dict[str, Any]:
         pipeline.run(out=folder, settings=_for_free(settings), until="dataset")
         manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["stages"]
         seconds = {name: (row["seconds"], "run for this plan") for name, row in manifest.items()}
+        written = _language_model(Path(folder), request.folder, settings)
+        if written:
+            seconds["queries"] = (seconds["queries"][0], f"{written}. What follows is planned on queries made offline")
         ahead = None
         if pipeline.NAMES.index(until) > pipeline.NAMES.index("dataset"):
             estimated, ahead = _estimate(Path(folder), settings)
@@ -78,6 +84,21 @@ def make_plan(request: Request, until: str) -> dict[str, Any]:
         "training": ahead.as_json() if ahead and "train" in names else None,
         "training_in_words": ahead.lines() if ahead and "train" in names else [],
     }
+
+
+def _language_model(folder: Path, run: Path, settings: Settings) -> str:
+    """What the language model would be asked and paid, from what the run folder has on disk; "" when none is asked."""
+    if not settings.llm.provider or not (folder / "queries" / "yields.json").is_file():
+        return ""
+    from shoptalk.beir import read_passages
+    from shoptalk.queries.llm import estimate_llm
+    from shoptalk.workspace import CACHE
+
+    answered = run / CACHE / "llm"
+    journal = folder / "journal"
+    if answered.is_dir():
+        shutil.copytree(answered, journal)
+    return estimate_llm(read_passages(folder / "passages" / "corpus.jsonl"), settings.llm, journal).words
 
 
 def _estimate(folder: Path, settings: Settings) -> tuple[dict[str, tuple[float, str]], Forecast]:
@@ -118,16 +139,24 @@ def _estimate(folder: Path, settings: Settings) -> tuple[dict[str, tuple[float, 
     ahead = look_ahead(model, batches, plan, engine, settings, _TIMED_STEPS)
     dev_texts = min(n_texts, settings.train.dev_haystack)
     corpus = per_text * n_texts
+    between = sum(weight > 0 for weight in settings.select.weights)
     training = ahead.seconds + (settings.train.evaluations + 2) * dev_texts * per_text
     steps = f"{plan.steps} steps of {batches.rows_a_batch:.0f} pairs ({ahead.seconds / max(1, plan.steps):.2f} s each)"
+    rounds = settings.negatives.rounds
+    if rounds > 1:
+        training = rounds * training + corpus
+        steps = f"twice {steps} with mining between"
     if settings.train.search:
         training *= settings.train.search * search_space(settings, examples, batches).cost
         steps = f"{settings.train.search} trials around {steps}"
     estimated = {
         "baseline": (corpus + 3, f"encode {n_texts:,} texts with the base model ({1 / per_text:.0f} a second)"),
-        "negatives": (1.0, f"{audit['training_pairs']:,} training pairs"),
+        "negatives": _mining(audit["training_pairs"], n_texts, settings),
         "train": (training, f"{steps}, {settings.train.evaluations} dev evaluations"),
-        "select": (1.0, "take the checkpoint kept"),
+        "select": (
+            (dev_texts + _GENERAL) * per_text * between + 1,
+            f"{between} models on dev and on general text",
+        ),
         "evaluate": (
             corpus + 5,
             f"encode {n_texts:,} texts with the tuned model; {audit['queries']['test']} test queries",
@@ -136,3 +165,11 @@ def _estimate(folder: Path, settings: Settings) -> tuple[dict[str, tuple[float, 
         "report": (3.0, "write report.html and result.json"),
     }
     return estimated, ahead
+
+
+def _mining(pairs: int, n_texts: int, settings: Settings) -> tuple[float, str]:
+    words = f"{pairs:,} training pairs"
+    if not settings.negatives.mine:
+        return 1.0, words
+    seconds = 2 + pairs * n_texts / _PAIRS_A_SECOND
+    return seconds, f"{words}, {settings.negatives.mine} mined negatives each from {n_texts:,} passages"
