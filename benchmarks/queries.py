@@ -50,6 +50,9 @@ def main() -> None:
     parser.add_argument("--common", nargs="*", default=[], help="settings of every run, as in queries.round_trip_k=10")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--most", type=int, default=1_000, help="training queries of each kind, at most")
+    parser.add_argument(
+        "--rows", nargs="+", help="train only these: kinds, 'all offline', 'human', 'human + hard negatives' ..."
+    )
     parser.add_argument("--train", action="store_true")
     arguments = parser.parse_args()
     fixed = [f"seed={arguments.seed}", "dataset.test_share=0.25", "dataset.min_test=20"]
@@ -113,6 +116,8 @@ def train_each(
     for name, extra in _HARD.items():
         runs.append((name, parts["human"], with_values(settings, extra)))
     for name, drafts, settings in runs:
+        if arguments.rows and name not in arguments.rows:
+            continue
         chosen = drafts[:: -(-len(drafts) // arguments.most)] if drafts else []
         if len(chosen) < _FEWEST:
             print(f"{name}: {len(chosen)} queries are too few to train on", flush=True)
