@@ -85,3 +85,11 @@ def test_the_best_of_many_are_those_of_a_full_sort():
     whole = index.search(names, queries, 200)
     for k in (0, 1, 7):
         assert index.search(names, queries, k) == {name: found[:k] for name, found in whole.items()}
+
+
+def test_the_size_of_the_index_is_that_of_its_postings_and_words():
+    """Four postings of 4 bytes for the score and 4 for the passage, and the words: tea, milk, coffee."""
+    index = BM25(["a", "b"], ["tea tea milk", "coffee tea"])
+    postings, letters = 4 * (4 + 4), len("teamilkcoffee")
+    assert postings + letters <= index.index_bytes <= postings + letters + 8 * 6  # and where each word's postings start
+    assert BM25(["a"], [""]).index_bytes == 0

@@ -13,18 +13,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, StaticEmbedding
 
 from shoptalk.errors import ModelError, SourceError, TrainingFailed
+from shoptalk.models import query_adapter as module
 from shoptalk.models.encoder import TorchEncoder, load_encoder, unit
 from shoptalk.models.hardware import Hardware
+from shoptalk.models.query_adapter import AdapterSettings, AdapterTraining, Kind, QueryAdapter
 from shoptalk.settings import ModelSettings
-from shoptalk.training import query_adapter as module
-from shoptalk.training.query_adapter import (
-    AdapterSettings,
-    AdapterTraining,
-    Kind,
-    QueryAdapter,
-    train_query_adapter,
-    with_query_adapter,
-)
+from shoptalk.training.query_adapter import train_query_adapter, with_query_adapter
 from shoptalk.workspace import sha256_of
 from toy import toy_retrieval
 

@@ -11,11 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from shoptalk.beir import read_jsonl
+from shoptalk.cli.assessing import show_gate
+from shoptalk.cli.measured import show_measured, worse_words
 from shoptalk.retrieval.metrics import SHOWN
 
 if TYPE_CHECKING:
     from shoptalk.pipeline import RunResult
 
+_SHOWN_APART = ("table", "slices", "holes")
 _COLOUR = {"ship": "green", "do-not-ship": "red", "inconclusive": "yellow"}
 
 
@@ -55,6 +58,8 @@ def show_result(result: RunResult, console: Console) -> None:
     for finding in record["findings"]:
         words = f"finding ({finding['severity']}): {finding['name']}: {finding['evidence']}; {finding['advice']}"
         console.print(words, markup=False, soft_wrap=True)
+    if record.get("slices"):
+        console.print(f"slices: {worse_words(record['slices'])}", markup=False, soft_wrap=True)
     console.print(f"\nverdict: [bold {_COLOUR[record['verdict']]}]{record['verdict']}[/]")
     _bullets(record["reasons"], console)
     console.print(
@@ -68,8 +73,15 @@ def _bullets(lines: list[str], console: Console) -> None:
 
 
 def show_stage(folder: Path, stage: str, console: Console) -> None:
-    """The facts of a finished stage, one a line."""
-    for name, value in stage_record(folder, stage).items():
+    """The facts of a finished stage, one a line; of the gate its table and advice."""
+    if stage == "baseline":
+        show_gate(stage_record(folder, stage), console)
+        console.print(f"written to {folder}", markup=False, soft_wrap=True)
+        return
+    record = stage_record(folder, stage)
+    apart = _SHOWN_APART if stage == "evaluate" else ()
+    tables: dict[str, Any] = {name: record.pop(name) for name in apart if name in record}
+    for name, value in record.items():
         if isinstance(value, dict):
             value = ", ".join(
                 f"{key} {entry:.3f}" if isinstance(entry, float) else f"{key} {entry}" for key, entry in value.items()
@@ -81,6 +93,7 @@ def show_stage(folder: Path, stage: str, console: Console) -> None:
             _bullets([str(entry) for entry in value], console)
         elif value not in ("", None):
             console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+    show_measured(tables, console)
     console.print(f"written to {folder}", markup=False, soft_wrap=True)
 
 
@@ -171,5 +184,6 @@ def stage_record(folder: Path, stage: str) -> dict[str, Any]:
             "base": record["base"],
             "tuned": record["tuned"],
             "change": deltas,
+            **{name: record[name] for name in ("bm25", "fused", "labels", *_SHOWN_APART) if name in record},
         }
     return record

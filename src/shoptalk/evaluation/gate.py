@@ -1,4 +1,4 @@
-"""The stage baseline: the base model and BM25 on the whole corpus, and advice before anyone spends a training run.
+"""The stage baseline: what searches well without any training, and advice before anyone spends a training run.
 
 Looks at train and dev queries; of the test split it is told only the size.
 """
@@ -6,148 +6,138 @@ Looks at train and dev queries; of the test split it is told only the size.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from shoptalk.beir import read_dataset
-from shoptalk.evaluation.similarity import spearman_with_interval
+from shoptalk.evaluation.advice import Decision, decide
+from shoptalk.evaluation.forecast import MIN_DEV, MIN_TRAIN, learning_curve, predict
+from shoptalk.evaluation.measuring import (
+    BASE,
+    FUSED,
+    KEYWORDS,
+    System,
+    headroom,
+    measure_pairs,
+    measure_retrieval,
+    own_settings,
+)
+from shoptalk.evaluation.power import paired_spread, power_of
 from shoptalk.models.encoder import CachedEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.records import Dataset, Qrels
-from shoptalk.retrieval.bm25 import BM25
-from shoptalk.retrieval.metrics import PRIMARY, SHOWN, PerQuery, mean, of_metric, per_query
-from shoptalk.retrieval.ranking import rank
-from shoptalk.retrieval.significance import mean_with_interval, paired_delta
+from shoptalk.retrieval.metrics import PRIMARY
 from shoptalk.settings import BaselineSettings, Settings
 from shoptalk.workspace import StageContext
 
-Decision = Literal["tune", "tune-with-caution", "collect-more-data", "use-something-simpler", "not-needed"]
-CLOSED: tuple[Decision, ...] = ("collect-more-data", "use-something-simpler", "not-needed")
-_DEPTH = 100
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The advice, with its reasons in plain words."""
-
-    decision: Decision
-    reasons: tuple[str, ...]
+_SPREAD_OF = "BM25 fused with the base against the base on train and dev queries"
 
 
 def assess(stage: StageContext) -> None:
-    """Write baseline/gate.json: decision, reasons, metrics of the base model and BM25 with intervals."""
+    """Write baseline/gate.json: the decision with its reasons, every system measured, headroom, power and forecast.
+
+    Raises ModelError for a candidate that is not there, before anything is encoded.
+    """
     settings = stage.settings
+    others = [
+        CachedEncoder(find_model(name), own_settings(settings.model), stage.cache)
+        for name in dict.fromkeys(settings.baseline.candidates)
+    ]
     folder = stage.read("dataset")
     audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     dataset = read_dataset(folder, ["train", "dev"])
-    encoder = CachedEncoder(find_model(settings.model.base), settings.model, stage.cache)
-    if dataset.task == "similarity":
-        measured = _measure_similarity(dataset, encoder, settings)
-    else:
-        measured = _measure_retrieval(dataset, encoder, settings)
-    score, interval, metric = measured["score"], measured["ci95"], measured["metric"]
+    base = CachedEncoder(find_model(settings.model.base), settings.model, stage.cache)
+    assessed = _assess_pairs if dataset.task == "similarity" else _assess_retrieval
+    systems, measured = assessed(dataset, base, others, audit, settings)
     gate = decide(
-        score,
-        interval,
-        metric,
+        systems[0].score,
+        systems[0].ci95,
+        measured["metric"],
         audit["training_pairs"],
         audit.get("train_origin", "human"),
         settings.baseline,
+        systems,
+        measured["forecast"],
     )
-    if "bm25_delta" in measured:
-        gate = Gate(gate.decision, (*gate.reasons, _bm25_words(measured)))
-    record = {
-        "decision": gate.decision,
-        "reasons": list(gate.reasons),
-        **measured,
-        "training_pairs": audit["training_pairs"],
-    }
-    record["test_queries"] = audit["queries"]["test"]
+    reasons = [*gate.reasons, *_closing_words(gate.decision, systems, measured)]
+    record = {"decision": gate.decision, "reasons": reasons, **measured}
+    record |= {"training_pairs": audit["training_pairs"], "test_queries": audit["queries"]["test"]}
+    record["data"] = _ladder(audit["training_pairs"], settings.baseline)
     (stage.out / "gate.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def decide(
-    score: float,
-    ci95: tuple[float, float],
-    metric: str,
-    n_pairs: int,
-    origin: str,
-    settings: BaselineSettings,
-) -> Gate:
-    """The first version of the gate: two thresholds on the base model's score, three on the number of training pairs."""
-    shown = f"the base model's {SHOWN[metric]} on train and dev queries is {score:.3f} (95% interval {ci95[0]:.3f} to {ci95[1]:.3f})"
-    reasons: list[str] = []
-    decision: Decision
-    if score > settings.fine_above:
-        decision = "not-needed"
-        reasons.append(f"{shown}: above {settings.fine_above:g} a general model is probably fine")
-    elif score < settings.tune_below:
-        decision = "tune"
-        reasons.append(f"{shown}: below {settings.tune_below:g} tuning will likely pay")
-    else:
-        decision = "tune-with-caution"
-        reasons.append(
-            f"{shown}: between {settings.tune_below:g} and {settings.fine_above:g}, where a gain is likely to be small"
-        )
-    if n_pairs < settings.too_few_pairs:
-        if decision != "not-needed":
-            decision = "collect-more-data"
-        reasons.append(f"{n_pairs} training pairs: fewer than {settings.too_few_pairs} are too few to rely on")
-    elif n_pairs < settings.sensible_pairs:
-        reasons.append(
-            f"{n_pairs} training pairs: {settings.sensible_pairs} is a sensible minimum, {settings.reliable_pairs:,} reliable"
-        )
-    elif n_pairs < settings.reliable_pairs:
-        reasons.append(f"{n_pairs:,} training pairs: a sensible number; {settings.reliable_pairs:,} is reliable")
-    else:
-        reasons.append(f"{n_pairs:,} training pairs: a reliable number")
-    if origin == "offline":
-        reasons.append(
-            "the queries were made from the documents without labels: real users ask differently, so this score is a guess"
-        )
-        reasons.append(
-            "training on queries made by rules is unlikely to help with people's own: where it was measured, cropped sentences "
-            "gave nothing (+0.0005 nDCG@10) and keywords hurt (-0.03); fifty questions that people asked are worth more"
-        )
-    return Gate(decision, tuple(reasons))
-
-
-def _measure_retrieval(dataset: Dataset, encoder: CachedEncoder, settings: Settings) -> dict[str, Any]:
+def _assess_retrieval(
+    dataset: Dataset, base: CachedEncoder, others: Sequence[CachedEncoder], audit: Mapping[str, Any], settings: Settings
+) -> tuple[list[System], dict[str, Any]]:
     rng = np.random.default_rng(settings.seed)
     qrels = _sample({**dataset.qrels["train"], **dataset.qrels["dev"]}, settings.baseline.max_queries, rng)
-    base = per_query(qrels, rank(encoder, dataset, list(qrels), _DEPTH))
-    index = BM25(list(dataset.passages), [p.content for p in dataset.passages.values()])
-    bm25 = per_query(qrels, index.search(list(qrels), [dataset.queries[q].text for q in qrels], _DEPTH))
-    resamples, seed = settings.evaluate.resamples, settings.seed
-
-    def interval(values: PerQuery) -> list[float]:
-        return list(mean_with_interval(of_metric(values, PRIMARY), dataset.groups, resamples, seed).ci95)
-
-    delta = paired_delta(of_metric(base, PRIMARY), of_metric(bm25, PRIMARY), dataset.groups, resamples, seed)
-    return {
+    systems = measure_retrieval(dataset, qrels, base, others, settings)
+    by_name = {system.name: system for system in systems}
+    first, keywords, fused = by_name[BASE], by_name[KEYWORDS], by_name[FUSED]
+    n_test = audit["queries"]["test"]
+    spread = paired_spread(first.values, fused.values, dataset.groups)
+    forecast, no_forecast = _forecast(dataset, base, audit["training_pairs"], settings)
+    return systems, {
         "metric": PRIMARY,
-        "score": mean(base)[PRIMARY],
-        "ci95": interval(base),
-        "queries": len(base),
-        "base": mean(base),
-        "bm25": mean(bm25),
-        "bm25_ci95": interval(bm25),
-        "bm25_delta": delta.as_json(),
+        "score": first.score,
+        "ci95": list(first.ci95),
+        "queries": len(first.values),
+        "base": dict(first.metrics),
+        "bm25": dict(keywords.metrics),
+        "bm25_ci95": list(keywords.ci95),
+        "bm25_delta": None if keywords.delta is None else keywords.delta.as_json(),
+        "systems": [system.as_json() for system in systems],
+        "headroom": headroom(first, qrels),
+        "power": power_of(spread, n_test, audit.get("groups", {}).get("test", n_test), _SPREAD_OF),
+        "forecast": forecast,
+        "no_forecast": no_forecast,
+        "good": [
+            {
+                "metric": metric,
+                "value": first.metrics[metric],
+                "target": target,
+                "reached": first.metrics[metric] >= target,
+            }
+            for metric, target in settings.baseline.good.items()
+        ],
     }
 
 
-def _measure_similarity(dataset: Dataset, encoder: CachedEncoder, settings: Settings) -> dict[str, Any]:
-    pairs = [*dataset.pairs["train"], *dataset.pairs["dev"]]
-    value, ci95 = spearman_with_interval(pairs, encoder, dataset.groups, settings)
-    return {
+def _assess_pairs(
+    dataset: Dataset, base: CachedEncoder, others: Sequence[CachedEncoder], audit: Mapping[str, Any], settings: Settings
+) -> tuple[list[System], dict[str, Any]]:
+    """Scored pairs have no ranking: nothing to fuse, to rerank or to forecast with an adapter of queries."""
+    systems = measure_pairs(dataset, base, others, settings)
+    return systems, {
         "metric": "spearman",
-        "score": value,
-        "ci95": list(ci95),
-        "queries": len(pairs),
-        "base": {"spearman": value},
+        "score": systems[0].score,
+        "ci95": list(systems[0].ci95),
+        "queries": len(dataset.pairs["train"]) + len(dataset.pairs["dev"]),
+        "base": dict(systems[0].metrics),
+        "systems": [system.as_json() for system in systems],
+        "headroom": None,
+        "power": None,
+        "forecast": None,
+        "no_forecast": "scored pairs have no queries that a quick adapter could move",
+        "good": [],
     }
+
+
+def _forecast(
+    dataset: Dataset, base: CachedEncoder, n_pairs: int, settings: Settings
+) -> tuple[dict[str, Any] | None, str]:
+    """gate.json's "forecast", or None and why there is none."""
+    if not settings.baseline.forecast:
+        return None, "baseline.forecast is off"
+    curve = learning_curve(dataset, base, settings.seed)
+    if curve is None:
+        return None, (
+            f"no forecast: a learning curve takes {MIN_TRAIN} training and {MIN_DEV} dev queries at least, on passages of more than "
+            f"one group; there are {len(dataset.qrels['train'])} and {len(dataset.qrels['dev'])}"
+        )
+    return predict(curve, n_pairs, settings.seed), ""
 
 
 def _sample(qrels: Qrels, most: int, rng: np.random.Generator) -> Qrels:
@@ -157,7 +147,32 @@ def _sample(qrels: Qrels, most: int, rng: np.random.Generator) -> Qrels:
     return {names[i]: qrels[names[i]] for i in sorted(rng.choice(len(names), most, replace=False))}
 
 
-def _bm25_words(measured: dict[str, Any]) -> str:
+def _ladder(n: int, settings: BaselineSettings) -> list[dict[str, Any]]:
+    """The tutorials' rules of thumb for numbers of training pairs, and which of them are reached."""
+    steps = (
+        (settings.too_few_pairs, "fewer are too few to rely on"),
+        (settings.try_pairs, "worth a try"),
+        (settings.sensible_pairs, "a sensible minimum"),
+        (settings.good_pairs, "a good number"),
+        (settings.reliable_pairs, "reliable"),
+    )
+    return [{"pairs": pairs, "words": words, "reached": n >= pairs} for pairs, words in steps]
+
+
+def _closing_words(decision: Decision, systems: Sequence[System], measured: Mapping[str, Any]) -> list[str]:
+    words = []
+    forecast, power = measured["forecast"], measured["power"]
+    if decision != "not-needed" and forecast and power and forecast["predicted"][0]["gain"] < power["detectable"]:
+        words.append(
+            f"the forecast sees {forecast['predicted'][0]['gain']:+.3f} from tuning on the present data, and the test set shows only "
+            f"{power['detectable']:+.3f} or more reliably: a gain that is there may go unproved"
+        )
+    if measured.get("bm25_delta"):
+        words.append(_bm25_words(measured))
+    return words
+
+
+def _bm25_words(measured: Mapping[str, Any]) -> str:
     delta = measured["bm25_delta"]
     words = f"BM25 alone reaches {measured['bm25'][PRIMARY]:.3f}"
     if delta["ci95"][0] > 0:

@@ -35,9 +35,19 @@ class BM25:
         self.passage_ids = list(passage_ids)
         numbers: dict[str, int] = {}  # a word is kept once, not once a place: the texts' words take ten times the texts
         tokens = [[numbers.setdefault(word, len(numbers)) for word in words(text)] for text in texts]
+        self._vocabulary_bytes = sum(len(word.encode("utf-8", "surrogatepass")) for word in numbers)
         self._index = bm25s.BM25(method="lucene") if numbers else None
         if self._index is not None:
             self._index.index((tokens, numbers), show_progress=False)
+
+    @property
+    def index_bytes(self) -> int:
+        """What has to be kept to search: the postings' scores, passages and offsets, and the words."""
+        if self._index is None:
+            return 0
+        return self._vocabulary_bytes + sum(
+            int(self._index.scores[part].nbytes) for part in ("data", "indices", "indptr")
+        )
 
     def search(self, query_ids: Sequence[str], texts: Sequence[str], k: int) -> Ranking:
         """Rankings of depth k; passages that share no word with the query are not ranked."""

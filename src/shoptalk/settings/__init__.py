@@ -4,6 +4,7 @@ Every default that was measured names its entry in docs/experiments.md.
 """
 
 from shoptalk.settings.data import DatasetSettings, IngestSettings, InputSettings, QuerySettings
+from shoptalk.settings.endpoint import EndpointSettings
 from shoptalk.settings.llm import LLMSettings, QueryKind, address_holds_secret
 from shoptalk.settings.model import BUILTIN_MODEL, ModelSettings
 from shoptalk.settings.proof import BaselineSettings, DiagnoseSettings, EvaluateSettings, ReportSettings, SelectSettings
@@ -15,6 +16,7 @@ __all__ = [
     "BaselineSettings",
     "DatasetSettings",
     "DiagnoseSettings",
+    "EndpointSettings",
     "EvaluateSettings",
     "IngestSettings",
     "InputSettings",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from shoptalk.errors import SettingsError
 from shoptalk.settings.section import Section
 
 
@@ -24,7 +25,7 @@ class BaselineSettings(Section):
     good_pairs: int = Field(1_000, ge=0, description="training pairs that are a good number")
     reliable_pairs: int = Field(2_000, ge=0, description="training pairs that are a reliable number")
     candidates: tuple[str, ...] = Field(
-        (), description="further models to measure beside the base: builtin:NAME, folders, Hub ids"
+        (), description="further general models to measure beside the base: builtin:NAME, folders, Hub ids"
     )
     simpler_gain: float = Field(
         0.02, ge=0, description="nDCG@10 over the base that something simpler than tuning must bring to be advised"
@@ -53,6 +54,12 @@ class SelectSettings(Section):
     )
 
 
+NanoSet = Literal[
+    "NanoArguAna", "NanoClimateFEVER", "NanoDBPedia", "NanoFEVER", "NanoFiQA2018", "NanoHotpotQA", "NanoMSMARCO", "NanoNFCorpus",
+    "NanoNQ", "NanoQuoraRetrieval", "NanoSCIDOCS", "NanoSciFact", "NanoTouche2020",
+]  # fmt: skip
+
+
 class EvaluateSettings(Section):
     """The comparison."""
 
@@ -60,7 +67,11 @@ class EvaluateSettings(Section):
     resamples: int = Field(10_000, ge=100, description="for bootstrap and permutation")
     min_gain: float = Field(0.01, ge=0, description="nDCG@10 that `ship` needs")
     min_test: int = Field(50, ge=1, description="test queries that `ship` needs")
-    metrics: tuple[str, ...] = Field(
+    nanobeir: tuple[NanoSet, ...] = Field(
+        (),
+        description="public sets on which general retrieval is measured too, downloaded from the Hub: [NanoNQ, NanoSciFact]",
+    )
+    metrics: tuple[Annotated[str, Field(pattern=r"^(ndcg|mrr|recall|map|precision|hit)@[1-9]\d{0,5}$")], ...] = Field(
         (), description="further metrics beside the standard ones, as in [ndcg@20, recall@50, precision@5, hit@10]"
     )
     dims: Literal["auto", "off", "halves"] | tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -70,8 +81,19 @@ class EvaluateSettings(Section):
     precisions: tuple[Literal["float32", "int8", "binary"], ...] = Field(
         ("float32", "int8", "binary"), description="how passages are kept, for the table of quality and size"
     )
-    rescore: bool = Field(True, description="binary: the best by Hamming distance are ordered by the query's float32 vector")
+    rescore: bool = Field(
+        True, description="binary: the best by Hamming distance are ordered by the query's float32 vector"
+    )
     labels: str = Field("", description="an evaluation/holes.csv with grades filled in, read as further judgements")
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> EvaluateSettings:
+        deeper = [metric for metric in self.metrics if int(metric.partition("@")[2]) > self.depth]
+        if deeper:
+            raise SettingsError(
+                f"evaluate.metrics: {deeper[0]} looks deeper than evaluate.depth, which is {self.depth}; raise that"
+            )
+        return self
 
 
 class DiagnoseSettings(Section):
@@ -100,7 +122,7 @@ class DiagnoseSettings(Section):
         0.02, gt=0, le=1, description="share of test queries seen in training from which leakage is of high severity"
     )
     crowding: float = Field(
-        0.2, gt=0, description="rise of the mean cosine of two random texts from which vectors crowd together"
+        0.25, gt=0, le=1, description="share of the distance between two random texts that is lost when vectors crowd"
     )
     rank_left: float = Field(
         0.5, gt=0, le=1, description="share of the base model's effective rank under which vectors have lost dimensions"

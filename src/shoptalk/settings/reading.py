@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from shoptalk.errors import SettingsError
 from shoptalk.settings.data import DatasetSettings, IngestSettings, InputSettings, QuerySettings
+from shoptalk.settings.endpoint import EndpointSettings
 from shoptalk.settings.llm import LLMSettings
 from shoptalk.settings.model import ModelSettings
 from shoptalk.settings.proof import (
@@ -39,8 +40,17 @@ class Settings(Section):
     train: TrainSettings = TrainSettings()
     select: SelectSettings = SelectSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    endpoint: EndpointSettings = EndpointSettings()
     diagnose: DiagnoseSettings = DiagnoseSettings()
     report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _nanobeir_is_retention(self) -> Settings:
+        if self.evaluate.nanobeir and self.select.retention == "off":
+            raise SettingsError(
+                "evaluate.nanobeir measures retention, and select.retention is off; take back one of them"
+            )
+        return self
 
 
 def read_settings(path: Path) -> Settings:

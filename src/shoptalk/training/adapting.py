@@ -11,10 +11,10 @@ import numpy as np
 from shoptalk.errors import SettingsError
 from shoptalk.models.encoder import CachedEncoder, Vectors
 from shoptalk.models.loading import load_model
+from shoptalk.models.query_adapter import AdapterSettings, AdapterTraining, QueryAdapter
 from shoptalk.records import Dataset
 from shoptalk.settings import Settings
 from shoptalk.training.dev import DevScore
-from shoptalk.training.query_adapter import AdapterSettings, AdapterTraining, QueryAdapter
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from shoptalk.models.finding import FoundModel
 from shoptalk.models.loading import load_model
+from shoptalk.models.query_adapter import AdapterSettings
 from shoptalk.settings import Settings
 from shoptalk.training import lora, static
-from shoptalk.training.query_adapter import AdapterSettings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
