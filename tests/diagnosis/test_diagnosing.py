@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,24 @@ from shoptalk.diagnosis import diagnose
 from shoptalk.diagnosis.controls import CONTROL_QUERIES
 from shoptalk.diagnosis.diagnosing import gather, read_controls
 from shoptalk.errors import SourceError
-from shoptalk.evaluation import compare
 from shoptalk.records import Dataset
 from shoptalk.settings import Settings
 from shoptalk.workspace import StageContext
-from toy import saved, stage_in, toy_retrieval, toy_settings, toy_similarity, train_toy
+from toy import toy_retrieval, toy_settings, toy_similarity
+
+Diagnosed = Callable[..., StageContext]
 
 
-def diagnosed(folder: Path, dataset: Dataset, settings: Settings, model: Path | None = None) -> StageContext:
+@pytest.fixture
+def diagnosed(run_to_diagnosis: Callable[..., StageContext]) -> Diagnosed:
     """Train, compare and diagnose; with `model`, that one instead of the trained one."""
-    training = train_toy(folder, dataset, settings)
-    data = saved(folder / "dataset", dataset)
-    artifacts = {"dataset": data, "model": model or training.out / "best"}
-    evaluation = stage_in(folder / "evaluation", settings, **artifacts)
-    compare(evaluation)
-    artifacts |= {"candidates": training.out, "evaluation": evaluation.out, "examples": folder / "examples" / "out"}
-    stage = stage_in(folder / "diagnosis", settings, **artifacts)
-    diagnose(stage)
-    return stage
+
+    def run(folder: Path, dataset: Dataset, settings: Settings, model: Path | None = None) -> StageContext:
+        stage = run_to_diagnosis(folder, dataset, settings, model)
+        diagnose(stage)
+        return stage
+
+    return run
 
 
 def written(stage: StageContext, name: str) -> Any:
@@ -35,40 +36,50 @@ def written(stage: StageContext, name: str) -> Any:
     return json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} in {name}"))
 
 
-def test_a_run_that_learned_leaves_its_findings_and_the_drift_of_the_controls(tmp_path: Path, tiny_bert: Path) -> None:
+def test_a_run_that_learned_leaves_its_findings_and_the_drift_of_the_controls(
+    diagnosed: Diagnosed, tmp_path: Path, tiny_bert: Path
+) -> None:
     stage = diagnosed(tmp_path, toy_retrieval(), toy_settings(tiny_bert))
     names = [finding["name"] for finding in written(stage, "findings.json")]
     assert not {"unchanged-embeddings", "worse-than-base", "duplicates"} & set(names)
     drift = written(stage, "controls.json")
     assert drift["queries"] == len(CONTROL_QUERIES)
     assert drift["value"] == pytest.approx(drift["tuned"] - drift["base"])
+    assert drift["made"] is None  # the toy vocabulary has too few words that the toy corpus does not use
+    assert len(written(stage, "map.json")["points"]) == 132
+    assert (stage.out / "map.json").stat().st_size < 100_000
     assert written(stage, "vocabulary.json").keys() == {"found", "asked", "terms", "uncovered"}
 
 
-def test_evaluating_the_base_model_by_mistake_is_found(tmp_path: Path, tiny_bert: Path) -> None:
+def test_evaluating_the_base_model_by_mistake_is_found(diagnosed: Diagnosed, tmp_path: Path, tiny_bert: Path) -> None:
     stage = diagnosed(tmp_path, toy_retrieval(), toy_settings(tiny_bert, train={"epochs": 1}), model=tiny_bert)
     assert written(stage, "findings.json")[0]["name"] == "unchanged-embeddings"
 
 
-def test_a_run_on_scored_pairs_is_diagnosed_without_controls(tmp_path: Path, tiny_bert: Path) -> None:
+def test_a_run_on_scored_pairs_is_diagnosed_without_controls(
+    diagnosed: Diagnosed, tmp_path: Path, tiny_bert: Path
+) -> None:
     stage = diagnosed(tmp_path, toy_similarity(), toy_settings(tiny_bert, train={"epochs": 1}))
     assert written(stage, "controls.json") is None
+    assert written(stage, "map.json") is None
 
 
-def test_no_finding_may_look_at_the_test_split(tmp_path: Path, tiny_bert: Path) -> None:
+def test_no_finding_may_look_at_the_test_split(diagnosed: Diagnosed, tmp_path: Path, tiny_bert: Path) -> None:
     stage = diagnosed(tmp_path, toy_retrieval(), toy_settings(tiny_bert, train={"epochs": 1}))
     (tmp_path / "dataset" / "qrels" / "test.tsv").unlink()
     assert set(gather(stage).dataset.qrels) == {"train", "dev"}
 
 
-def test_both_models_get_the_same_prompts_whatever_the_run_folder_is_called(tmp_path: Path, tiny_bert: Path) -> None:
+def test_both_models_get_the_same_prompts_whatever_the_run_folder_is_called(
+    diagnosed: Diagnosed, tmp_path: Path, tiny_bert: Path
+) -> None:
     folder = tmp_path / "e5-base"  # a family whose models want "query: " when their configuration has no prompt
     stage = diagnosed(folder, toy_retrieval(), toy_settings(tiny_bert, train={"epochs": 1}))
     evidence = gather(stage)
     assert evidence.tuned.loaded.model.prompts == evidence.base.loaded.model.prompts == {"query": "", "document": ""}
 
 
-def test_a_users_controls_are_what_is_measured(tmp_path: Path, tiny_bert: Path) -> None:
+def test_a_users_controls_are_what_is_measured(diagnosed: Diagnosed, tmp_path: Path, tiny_bert: Path) -> None:
     path = tmp_path / "controls.txt"
     path.write_text("\n".join(f"question {i}" for i in range(7)), encoding="utf-8")
     settings = toy_settings(tiny_bert, train={"epochs": 1}, diagnose={"controls": str(path)})

@@ -105,7 +105,7 @@ BAD: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FINDINGS)
+@pytest.mark.parametrize("name", BAD)
 def test_a_finding_carries_its_name_what_shows_it_and_what_to_do(name: str) -> None:
     finding = found(name, **BAD[name])
     assert finding is not None
@@ -271,7 +271,8 @@ def test_nothing_is_measured_without_training_passages_or_controls() -> None:
 def test_one_control_query_is_no_evidence() -> None:
     drift = control_drift(evidence_of(controls=["What is a CPU?"], tuned=DriftingEncoder(0.5)))
     assert drift is None or not drift.low > 0
-    assert found("one-sided-bias", controls=["What is a CPU?"], tuned=DriftingEncoder(0.5)) is None
+    none_made = {"diagnose": {"made_controls": 0}}
+    assert found("one-sided-bias", controls=["What is a CPU?"], tuned=DriftingEncoder(0.5), settings=none_made) is None
 
 
 # Duplicates

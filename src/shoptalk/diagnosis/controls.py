@@ -1,6 +1,15 @@
-"""Control queries of general knowledge, for teams that name none of their own. Written for shoptalk."""
+"""Control queries of general knowledge, for teams that name none of their own: written for shoptalk, and made for the corpus."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from shoptalk.vocabulary import Background
+
+_SHORTEST = 5
+_GENERAL = 6_000
 
 CONTROL_QUERIES: tuple[str, ...] = (
     "What is a CPU?",
@@ -44,3 +53,17 @@ CONTROL_QUERIES: tuple[str, ...] = (
     "How does a camera lens work?",
     "What are the seven wonders of the ancient world?",
 )
+
+
+def made_controls(
+    background: Background, known: Collection[str], n: int, rng: np.random.Generator, english: bool = True
+) -> list[str]:
+    """Up to n questions about general words that the corpus does not use, so that none of them is about its domain.
+
+    known: the words of the corpus, case-folded; a word that begins as one of them is left out too. Without English documents
+    the words stand alone, without a question around them.
+    """
+    stems = {word[:_SHORTEST] for word in known}
+    free = [word for word in background.words(_GENERAL) if len(word) >= _SHORTEST and word[:_SHORTEST] not in stems]
+    chosen = [free[i] for i in sorted(rng.choice(len(free), min(n, len(free)), replace=False))] if free else []
+    return [f"What is {word}?" for word in chosen] if english else chosen

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from shoptalk.diagnosis.evidence import Evidence
 from shoptalk.models.encoder import Encoder, Vectors
-from shoptalk.models.finding import find_model
 from shoptalk.records import Finding
-from shoptalk.vocabulary import Background, Term
+from shoptalk.vocabulary import Term
 from shoptalk.vocabulary.background import function_words
 
 _HEARD = 5
@@ -228,7 +227,7 @@ def _meanings(term: Term, positives: Sequence[str]) -> tuple[Meaning, ...]:
 
 def _heard(terms: Sequence[Term], evidence: Evidence) -> list[tuple[str, ...]]:
     """For each term the general words that are nearest to it for the base model; none where there is no list of them."""
-    background = Background.of(find_model(evidence.settings.model.base).path / "tokenizer.json")
+    background = evidence.background
     if background is None:
         return [()] * len(terms)
     said = Counter(word.casefold() for text in evidence.sample for word in _WORD.findall(text))
