@@ -215,14 +215,15 @@ def _models(folder: Path, n: int) -> list[str]:
 def measure_null(arguments: argparse.Namespace) -> dict[str, object]:
     rows = json.loads(arguments.differences.read_text(encoding="utf-8"))
     started = time.monotonic()
-    words = null_verdicts(rows["base"], rows["tuned"], rows["groups"], arguments.flips, arguments.resamples)
-    n = len(words)
+    found = null_verdicts(rows["base"], rows["tuned"], rows["groups"], arguments.flips, arguments.resamples)
+    words, n = [word for word, _ in found], len(found)
     return {
         "queries": len(rows["base"]),
         "groups": len(set(rows["groups"].values())),
         "flips": n,
         "resamples": arguments.resamples,
         "ship": words.count("ship") / n,
+        "ship_and_p_under_0.05": sum(word == "ship" and p < 0.05 for word, p in found) / n,
         "do_not_ship": words.count("do-not-ship") / n,
         "seconds": round(time.monotonic() - started),
     }
@@ -230,8 +231,8 @@ def measure_null(arguments: argparse.Namespace) -> dict[str, object]:
 
 def null_verdicts(
     base: dict[str, float], tuned: dict[str, float], groups: dict[str, str], flips: int, resamples: int
-) -> list[str]:
-    """The verdicts on a difference that is zero on average: base and tuned swapped at random for every group."""
+) -> list[tuple[str, float]]:
+    """Verdict and p-value of a difference that is zero on average: base and tuned swapped at random for every group."""
     from shoptalk.evaluation.verdict import judge
     from shoptalk.retrieval.metrics import PRIMARY
     from shoptalk.retrieval.significance import paired_delta
@@ -239,15 +240,15 @@ def null_verdicts(
 
     rng = np.random.default_rng(12)
     names = sorted(set(groups.values()))
-    words = []
+    found = []
     for flip in range(flips):
         swapped = dict(zip(names, rng.random(len(names)) < 0.5, strict=True))
         before = {q: tuned[q] if swapped[groups[q]] else base[q] for q in base}
         after = {q: base[q] if swapped[groups[q]] else tuned[q] for q in base}
         delta = paired_delta(before, after, groups, resamples, flip)
         verdict = judge({PRIMARY: delta}, PRIMARY, len(base), "human", 2_000, EvaluateSettings(), BaselineSettings())
-        words.append(verdict.word)
-    return words
+        found.append((verdict.word, delta.p))
+    return found
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import pytest
 
 from shoptalk import compare_models
-from shoptalk.beir import write_jsonl, write_qrels
-from shoptalk.errors import ModelError, SourceError
+from shoptalk.beir import read_jsonl, write_jsonl, write_qrels
+from shoptalk.comparing import read_split, user_cache
+from shoptalk.errors import InputError, ModelError, SourceError
 from shoptalk.retrieval.metrics import METRICS, PRIMARY
 from shoptalk.settings import Settings, make_settings
 from toy import sentence_pairs, toy_retrieval, toy_settings, train_toy, write_beir
@@ -162,3 +164,113 @@ def test_queries_on_near_duplicate_passages_are_one_unit_of_chance(
     delta = compared(tiny_bert, "bm25", data=tmp_path, min_test=1)["delta"][PRIMARY]
     assert delta["value"] != 0
     assert (delta["ci95"] == [-1, 1]) is is_one_unit
+
+
+# What a comparison holds beside metrics
+
+
+def test_a_comparison_holds_table_slices_holes_and_outcomes_of_every_system(
+    beir: Path, tiny_bert: Path, taught: str
+) -> None:
+    record = compared(tiny_bert, f"fused:{taught}", "bm25", data=beir, metrics=["ndcg@20"])
+    assert list(record["systems"]) == [str(tiny_bert), f"fused:{taught}", "bm25"]
+    assert record["base"].keys() == {*METRICS, "ndcg@20"}
+    assert "p_holm" in record["deltas"]["bm25"]["ndcg@20"]
+    assert {row["system"] for row in record["table"]} == {str(tiny_bert), taught, f"fused:{taught}", "bm25"}
+    assert record["holes"]["depth"] == 10
+    assert record["holes"]["bm25"]["unjudged"] <= 600
+    assert record["slices_by_system"].keys() == record["outcomes"].keys() == record["deltas"].keys()
+    found = record["outcomes"][f"fused:{taught}"]
+    assert found["won"] + found["lost"] + found["unchanged"] == 60
+
+
+def test_nothing_is_encoded_twice_whatever_a_folder_is_called(
+    beir: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    first = compare_models([str(tiny_bert), "bm25"], beir, settings=quick(), cache=cache)
+    shutil.copytree(tiny_bert, tmp_path / "elsewhere")
+    monkeypatch.setattr("shoptalk.models.encoder.load_encoder", lambda *_: pytest.fail("loaded a model"))
+    again = compare_models([str(tmp_path / "elsewhere"), "bm25"], beir, settings=quick(), cache=cache)
+    assert again["base"] == first["base"]
+    assert again["table"][0]["seconds_per_1000"] == first["table"][0]["seconds_per_1000"] > 0
+
+
+def test_vectors_are_kept_in_the_users_cache_unless_they_are_not_wanted(
+    beir: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    compare_models([str(tiny_bert), "bm25"], beir, settings=quick(), keep=False)
+    assert not (tmp_path / "xdg").exists()
+    compare_models([str(tiny_bert), "bm25"], beir, settings=quick())
+    assert list((tmp_path / "xdg" / "shoptalk").glob("passages-*/*.npz"))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert user_cache() in (tmp_path / "home" / ".cache" / "shoptalk", tmp_path / "home" / "Library/Caches/shoptalk")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"cannot keep vectors there: .*choose another with --cache FOLDER, or --no-cache"
+    ):
+        compare_models([str(tiny_bert), "bm25"], beir, settings=quick(), cache=tmp_path / "file" / "below")
+
+
+def test_clusters_are_computed_once_and_a_damaged_file_is_not_believed(
+    beir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = read_split(beir, "test", quick(), tmp_path)
+    monkeypatch.setattr("shoptalk.comparing.near_duplicate_clusters", lambda *_: pytest.fail("computed again"))
+    assert read_split(beir, "test", quick(), tmp_path) == first
+    monkeypatch.undo()
+    (kept,) = tmp_path.glob("clusters-*.json")
+    kept.write_text(kept.read_text(encoding="utf-8").replace('"p1"', '"p0"', 1), encoding="utf-8")
+    assert read_split(beir, "test", quick(), tmp_path) == first
+
+
+def test_grades_that_fill_holes_are_read_back_and_judge_all_systems(
+    beir: Path, tiny_bert: Path, taught: str, tmp_path: Path
+) -> None:
+    names, out = [str(tiny_bert), taught], tmp_path / "out"
+    before = compare_models(names, beir, settings=quick(), cache=tmp_path / "cache", out=out)
+    assert before["holes"][taught]["unjudged"] > 0
+    assert json.loads((out / "comparison.json").read_text(encoding="utf-8")) == json.loads(json.dumps(before))
+    rows = [row for _, row in read_jsonl(out / "per_query.jsonl")]
+    assert len(rows) == 60
+    assert {row["system"] for row in rows} == {taught}
+    runs = sorted(out.glob("*.trec"))
+    assert len(runs) == 2
+    again = compare_models([f"run:{path}" for path in runs], beir, settings=quick(), cache=tmp_path / "cache")
+    assert again["delta"][PRIMARY] == before["delta"][PRIMARY]
+
+    with (out / "holes.csv").open(encoding="utf-8-sig", newline="") as lines:
+        holes = list(csv.DictReader(lines))
+    graded = [
+        row | {"grade": "2" if "untaught" in row["found_by"] or row["found_by"] == str(tiny_bert) else "0"}
+        for row in holes
+    ]
+    with (out / "holes.csv").open("w", encoding="utf-8", newline="") as lines:
+        table = csv.DictWriter(lines, list(graded[0]))
+        table.writeheader()
+        table.writerows(graded)
+    settings = quick(labels=str(out / "holes.csv"))
+    after = compare_models(names, beir, settings=settings, cache=tmp_path / "cache")
+    assert after["labels"]["judgements"] == len(holes)
+    assert after["holes"][taught] == after["holes"][str(tiny_bert)] == {"judged_share": 1.0, "unjudged": 0}
+    assert after["base"][PRIMARY] > before["base"][PRIMARY]
+    assert after["delta"][PRIMARY]["value"] < before["delta"][PRIMARY]["value"]
+
+
+def test_what_training_saw_cuts_the_queries_where_the_folder_says_it(tmp_path: Path, tiny_bert: Path) -> None:
+    (tmp_path / "toys").mkdir()
+    folder = write_beir(tmp_path / "toys", 100)
+    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as corpus:
+        for i in range(1_200):  # by which the words of the toys become rare
+            corpus.write(json.dumps({"_id": f"more{i}", "text": f"nothing but filling number {i}"}) + "\n")
+    write_qrels(folder / "qrels" / "train.tsv", {f"q{i}": {f"p{i}": 1} for i in range(100, 110)})
+    record = compared(tiny_bert, "bm25", data=folder)
+    cut = {row["name"]: row["queries"] for row in record["slices"] if row["by"] == "rare words"}
+    asked = [set(question.split()) for question, _ in sentence_pairs()]
+    seen = set().union(*asked[100:110])
+    assert cut == {"all seen in training": sum(words <= seen for words in asked[:100])}
+    assert 30 <= cut["all seen in training"] < 100
+    (folder / "qrels" / "train.tsv").unlink()
+    assert not [row for row in compared(tiny_bert, "bm25", data=folder)["slices"] if row["by"] == "rare words"]

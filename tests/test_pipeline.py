@@ -192,7 +192,7 @@ def test_a_person_who_answers_no_stops_the_run(pairs: Path, tmp_path: Path, sett
 def test_every_stage_of_the_table_exists_and_reads_what_an_earlier_one_writes() -> None:
     import importlib
 
-    written = {"source", "labels", "review", "retention", "controls", "base_model"}
+    written = {"source", "labels", "review", "rivals", "retention", "grades", "controls", "base_model"}
     for stage in pipeline.STAGES:
         module, _, name = stage.function.partition(":")
         assert callable(getattr(importlib.import_module(module), name))

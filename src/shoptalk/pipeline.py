@@ -36,7 +36,7 @@ class Stage:
     """A function from artifacts to one artifact. `function` is "module:name", imported when the stage runs.
 
     `settings` names the sections that the result depends on; `reads` names artifacts, or what comes from outside the run
-    folder: source, labels, review, retention, controls, base_model.
+    folder: source, labels, review, rivals (the gate's further models), retention, grades, controls, base_model.
     """
 
     name: str
@@ -55,7 +55,7 @@ STAGES = (
     Stage("dataset", "shoptalk.dataset:build_dataset", ("passages", "queries"), "dataset", ("dataset", "seed")),
     Stage(
         "baseline", "shoptalk.evaluation:assess",
-        ("base_model", "dataset"), "baseline", ("model", "baseline", "evaluate", "seed"),
+        ("base_model", "rivals", "dataset"), "baseline", ("model", "baseline", "evaluate", "seed"),
     ),
     Stage(
         "negatives", "shoptalk.training:mine_negatives",
@@ -71,7 +71,7 @@ STAGES = (
     ),
     Stage(
         "evaluate", "shoptalk.evaluation:compare",
-        ("base_model", "model", "dataset", "retention"), "evaluation", ("model", "select", "evaluate", "baseline", "seed"),
+        ("base_model", "model", "dataset", "retention", "grades"), "evaluation", ("model", "select", "evaluate", "baseline", "seed"),
     ),
     Stage(
         "diagnose", "shoptalk.diagnosis:diagnose",
@@ -163,12 +163,17 @@ def resolve_settings(
         for name in names:
             if values[section][name] not in ("", "off"):  # absolute, so that the run goes on from any working directory
                 values[section][name] = str(Path(values[section][name]).absolute())
-    if Path(values["model"]["base"]).is_dir():
-        values["model"]["base"] = str(Path(values["model"]["base"]).absolute())
+    values["model"]["base"] = _absolute(values["model"]["base"])
+    values["baseline"]["candidates"] = [_absolute(name) for name in values["baseline"]["candidates"]]
     resolved = make_settings(values)
     if not resolved.input.source:
         raise SettingsError(f"no source: name a folder or file, or an --out folder that has a run ({folder} has none)")
     return resolved
+
+
+def _absolute(model: str) -> str:
+    """A model's folder by its absolute path; other names of models as they are."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def _refuse_other_source(workspace: Workspace, settings: Settings, outside: _Outside) -> None:
@@ -220,6 +225,7 @@ _PATHS = {
     "input": ("source", "queries", "dev_queries", "test_queries", "clicks"),
     "queries": ("review",),
     "select": ("retention",),
+    "evaluate": ("labels",),
     "diagnose": ("controls",),
 }
 
@@ -284,7 +290,7 @@ def _result(workspace: Workspace) -> dict[str, Any] | None:
 class _Outside:
     """Digests of what lies outside the run folder, computed once a walk."""
 
-    NAMES = ("source", "labels", "review", "retention", "controls", "base_model")
+    NAMES = ("source", "labels", "review", "rivals", "retention", "grades", "controls", "base_model")
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -297,7 +303,7 @@ class _Outside:
         source = Path(self._settings.input.source)
         if not source.exists() and not holds_documents(source):
             raise SourceError(no_source(source))
-        for name in ("labels", "review", "retention", "controls", "base_model"):
+        for name in ("labels", "review", "rivals", "retention", "grades", "controls", "base_model"):
             self.digest(name)
 
     def digest(self, name: str) -> str:
@@ -310,6 +316,8 @@ class _Outside:
         chosen = self._settings.input
         if name == "base_model":
             return find_model(self._settings.model.base).sha256
+        if name == "rivals":
+            return digest_of([find_model(rival).sha256 for rival in self._settings.baseline.candidates])
         if name == "source":
             from shoptalk.corpus.ingest import source_digest
 
@@ -318,11 +326,11 @@ class _Outside:
             return self._review()
         if name == "retention":
             return self._retention()
-        files = (
-            [self._settings.diagnose.controls]
-            if name == "controls"
-            else [chosen.queries, chosen.dev_queries, chosen.test_queries, chosen.clicks]
-        )
+        files = {
+            "controls": [self._settings.diagnose.controls],
+            "grades": [self._settings.evaluate.labels],
+            "labels": [chosen.queries, chosen.dev_queries, chosen.test_queries, chosen.clicks],
+        }[name]
         for file in files:
             if file and not Path(file).is_file():
                 raise SourceError(f"{file}: no such file")
@@ -349,7 +357,7 @@ class _Outside:
         return digest_of([[row.query_id, row.text, row.keep] for row in read_review(path)])
 
 
-_VERSION = "2"
+_VERSION = "3"
 """Part of every stage's key: raised when a stage's result changes for the same inputs and settings."""
 
 

@@ -76,3 +76,57 @@ def test_what_cannot_be_compared_is_refused(place: Path, arguments: list[str], w
     assert "Traceback" not in done.err
     for word in words:
         assert word in done.err
+
+
+# Further systems and options
+
+
+def test_sizes_slices_holes_and_outcomes_are_shown(place: Path) -> None:
+    done = compare(place, "untaught", "fused:taught", "--dims", "16", "--metrics", "nDCG@20, hit@3")
+    assert done.code == 0, done.err
+    words = [line.split() for line in done.out.splitlines()]
+    assert ["system", "kept", "as", "nDCG@10", "Recall@100", "bytes", "s/1,000"] in words
+    assert next(line[:3] for line in words if line[:1] == ["untaught"])[1:] == ["32", "float32"]
+    assert any(line[:2] == ["16", "binary"] for line in words)
+    assert any(line[:1] == ["nDCG@20"] for line in words)
+    assert any(line[:1] == ["Hit@3"] for line in words)
+    assert "judged among the first 10: untaught " in done.out
+    assert "queries won" in done.out
+
+
+def test_a_run_file_and_its_depth_are_shown(place: Path) -> None:
+    assert compare(place, "untaught", "taught", "--out", "kept", "--json").code == 0
+    done = compare(place, "untaught", "run:kept/1-taught.trec")
+    assert "run:kept/1-taught.trec: run 'taught': 100 passages a query" in done.out
+    assert "verdict for run:kept/1-taught.trec: ship" in done.out
+
+
+def test_vectors_are_kept_where_told_or_nowhere(place: Path, tmp_path: Path) -> None:
+    assert compare(place, "untaught", "bm25", "--cache", str(tmp_path / "mine")).code == 0
+    assert list((tmp_path / "mine").glob("passages-*/*.npz"))
+    done = compare(place, "untaught", "bm25", "--no-cache", "--cache", str(tmp_path / "never"))
+    assert done.code == 0
+    assert not (tmp_path / "never").exists()
+
+
+def test_labels_are_read_and_bad_ones_refused(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("query_id,passage_id,grade\nq1,p5,1\n", encoding="utf-8")
+    record = compare(place, "bm25", "untaught", "--labels", str(tmp_path / "labels.csv"), "--json").record
+    assert record["labels"]["judgements"] == 1
+    (tmp_path / "labels.csv").write_text("query_id,passage_id,grade\nq1,p5,maybe\n", encoding="utf-8")
+    done = compare(place, "bm25", "untaught", "--labels", str(tmp_path / "labels.csv"))
+    assert done.code == 2
+    assert "line 2: grade is 'maybe'" in done.err
+
+
+def test_an_endpoint_without_a_key_or_a_cap_is_refused_before_any_call(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    done = compare(place, "untaught", "endpoint:text-embedding-3-small")
+    assert (done.code, done.out) == (2, "")
+    assert "OPENAI_API_KEY is not set" in done.err
+    done = compare(place, "untaught", "endpoint:mine@http://192.0.2.1/v1", "--json")
+    assert done.code == 1
+    assert "Nobody can be asked here: set endpoint.max_tokens or endpoint.max_cost, or give --yes" in done.err

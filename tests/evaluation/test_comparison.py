@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shoptalk.beir import read_jsonl
-from shoptalk.evaluation.comparison import (
+from shoptalk.beir import read_jsonl, read_qrels
+from shoptalk.evaluation.comparison import compare
+from shoptalk.evaluation.scoring import (
     Measured,
-    compare,
     compare_measured,
     delta_from_json,
     measure,
@@ -23,10 +24,11 @@ from shoptalk.evaluation.comparison import (
 )
 from shoptalk.models.encoder import Encoder
 from shoptalk.records import Dataset, Delta, Ranking
+from shoptalk.retrieval.fusion import reciprocal_rank
 from shoptalk.retrieval.metrics import METRICS, PRIMARY, mean, per_query
 from shoptalk.retrieval.trec import read_trec, write_trec
 from shoptalk.settings import EvaluateSettings
-from shoptalk.workspace import StageContext
+from shoptalk.workspace import StageContext, sha256_of
 from toy import saved, stage_in, toy_retrieval, toy_settings, toy_similarity, train_toy
 
 QUICKLY = EvaluateSettings(resamples=500)
@@ -285,3 +287,80 @@ def test_ids_of_any_kind_survive_a_run_file(tmp_path: Path) -> None:
     ranking = {"q 1": [("docs/a b.md#3", 0.5), ("ü", 0.25)], "\u2028q": [("Q0", -1.0)]}
     write_trec(tmp_path / "run.trec", ranking, "name")
     assert read_trec(tmp_path / "run.trec", 100) == ranking
+
+
+# What the stage writes beside metrics
+
+
+def test_the_table_holds_every_system_in_every_form(lesson: tuple[dict[str, Any], Path]) -> None:
+    record, _ = lesson
+    rows = [(row["system"], row["dimensions"], row["precision"]) for row in record["table"]]
+    forms = [(32, "float32"), (32, "int8"), (32, "binary")]
+    plain = [(name, None, "") for name in ("bm25", "fused", "base-fused")]
+    assert rows == [("base", *form) for form in forms] + [("tuned", *form) for form in forms] + plain
+    for row in record["table"]:
+        if row["precision"] in ("", "float32"):
+            assert row["ndcg@10"] == record[row["system"]]["ndcg@10"]
+    assert record["table"][0]["bytes_per_passage"] == 128
+    assert record["table"][0]["seconds_per_1000"] > 0
+
+
+def test_fusion_is_measured_for_both_models(lesson: tuple[dict[str, Any], Path]) -> None:
+    record, folder = lesson
+    base, tuned, bm25 = (read_trec(folder / f"{name}.trec", 100) for name in ("base", "tuned", "bm25"))
+    for name, model in (("fused", tuned), ("base-fused", base)):
+        fused = reciprocal_rank([model, bm25], depth=100)
+        assert mean(per_query(toy_retrieval().qrels["test"], fused)) == pytest.approx(record[name])
+        assert {q: [p for p, _ in found] for q, found in read_trec(folder / f"{name}.trec", 100).items()} == {
+            q: [p for p, _ in found] for q, found in fused.items()
+        }
+    for name, model in (("tuned", "tuned"), ("base", "base")):
+        fused_name = "fused" if name == "tuned" else "base-fused"
+        assert record["fusion"][name]["value"] == pytest.approx(record[fused_name][PRIMARY] - record[model][PRIMARY])
+
+
+def test_slices_are_those_of_the_dataset(tmp_path: Path, tiny_bert: Path, taught_bert: Path) -> None:
+    dataset = toy_retrieval(n_train=20, n_dev=12)
+    kinds = {q: replace(query, kind="faq" if i % 2 else "term") for i, (q, query) in enumerate(dataset.queries.items())}
+    record, _ = compared(tmp_path, replace(dataset, queries=kinds), tiny_bert, taught_bert)
+    found = {(row["by"], row["name"]): row for row in record["slices"]}
+    assert found["query kind", "faq"]["queries"] == found["query kind", "term"]["queries"] == 50
+    row = found["query kind", "faq"]
+    assert row["delta"]["value"] == pytest.approx(row["tuned"] - row["base"])
+    assert row["delta"]["p_holm"] >= row["delta"]["p"]
+    assert not row["worse"]
+    record, _ = compared(tmp_path / "worse", replace(dataset, queries=kinds), taught_bert, tiny_bert)
+    assert record["slices"][0]["worse"]
+
+
+def test_holes_are_counted_written_and_filled(tmp_path: Path, tiny_bert: Path, taught_bert: Path) -> None:
+    record, folder = compared(tmp_path / "before", toy_retrieval(), tiny_bert, taught_bert)
+    assert record["holes"]["depth"] == 10
+    for name in ("base", "tuned", "bm25", "fused"):
+        ranking = read_trec(folder / f"{name}.trec", 10)
+        judged = toy_retrieval().qrels["test"]
+        expected = sum(p not in judged[q] for q, found in ranking.items() for p, _ in found)
+        assert record["holes"][name]["unjudged"] == expected
+    with (folder / "holes.csv").open(encoding="utf-8-sig", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == record["holes"]["rows"]
+    first = next(row for row in rows if "tuned" not in row["found_by"])
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"query_id,passage_id,grade\n{first['query_id']},{first['passage_id']},1\n", encoding="utf-8")
+
+    data = saved(tmp_path / "after" / "dataset", toy_retrieval())
+    settings = toy_settings(tiny_bert, evaluate={"labels": str(labels)})
+    stage = stage_in(tmp_path / "after" / "evaluation", settings, dataset=data, model=taught_bert)
+    compare(stage)
+    after = comparison_of(stage)
+    assert after["labels"] == {
+        "file": "labels.csv",
+        "sha256": sha256_of(labels),
+        "judgements": 1,
+        "relevant": 1,
+        "queries": 1,
+    }
+    assert after["holes"]["base"]["unjudged"] == record["holes"]["base"]["unjudged"] - 1
+    assert after["base"][PRIMARY] > record["base"][PRIMARY]
+    assert read_qrels(stage.out / "qrels.tsv")[first["query_id"]][first["passage_id"]] == 1
+    assert not (folder / "qrels.tsv").exists()

@@ -67,6 +67,13 @@ def test_the_gain_and_the_number_that_ship_needs_are_settings() -> None:
     assert verdict_on(0.03, 0.01, 0.05, n_test=10, min_test=10).word == "ship"
 
 
+def test_an_interval_above_zero_needs_a_p_value_that_agrees() -> None:
+    unsure = {"ndcg@10": Delta(0.03, (0.001, 0.06), 0.05)}
+    found = judge(unsure, "ndcg@10", 200, "human", 1_000, EvaluateSettings(), BaselineSettings())
+    assert found.word == "inconclusive"
+    assert found.reasons[0].startswith("no difference can be told from chance")
+
+
 def test_only_the_deciding_metric_decides() -> None:
     deltas = {"ndcg@10": Delta(0.0, (-0.01, 0.01), 0.9), "recall@10": Delta(0.3, (0.2, 0.4), 0.001, 0.001)}
     assert judge(deltas, "ndcg@10", 200, "human", 1_000, EvaluateSettings(), BaselineSettings()).word == "inconclusive"

@@ -9,6 +9,7 @@ import pytest
 from shoptalk.models import encoder as module
 from shoptalk.models.encoder import CachedEncoder, TorchEncoder, load_encoder, token_batches, unit
 from shoptalk.models.finding import find_model
+from shoptalk.models.store import text_name
 from shoptalk.settings import BUILTIN_MODEL, ModelSettings
 
 FP32 = ModelSettings(device="cpu", precision="fp32")
@@ -231,7 +232,7 @@ def test_any_flipped_byte_is_noticed(cached, cache):
     (path,) = cache.rglob("*.npz")
     raw = path.read_bytes()
     store = module.VectorStore(path.parent)
-    names = {module._name(text): row for row, text in enumerate(TEXTS[:2])}
+    names = {text_name(text): row for row, text in enumerate(TEXTS[:2])}
     for place in range(0, len(raw), 7):
         path.write_bytes(raw[:place] + bytes([raw[place] ^ 0x10]) + raw[place + 1 :])
         for name, vector in store.read(set(names)).items():

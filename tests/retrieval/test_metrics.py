@@ -108,30 +108,42 @@ def test_every_metric_has_a_shown_name():
     assert set(METRICS) <= SHOWN.keys()
 
 
-def test_equals_trec_eval_on_random_graded_rankings():
+def test_equals_trec_eval_on_a_thousand_random_graded_rankings():
     rng = np.random.default_rng(3)
     passages = [f"p{i}" for i in range(200)]
     qrels, ranking = {}, {}
-    for n in range(300):
+    for n in range(1_000):
         judged = rng.choice(200, size=rng.integers(1, 30), replace=False)
         qrels[f"q{n}"] = {passages[i]: int(rng.integers(0, 4)) for i in judged} | {f"p{rng.integers(200)}": 1}
         order = rng.permutation(200)[: rng.integers(1, 150)]
         ranking[f"q{n}"] = ranked(*(passages[i] for i in order))
 
-    whole = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.10", "recall.1,5,10,100", "map_cut.100"})
-    first = pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"})
-    expected = whole.evaluate({q: dict(found) for q, found in ranking.items()})
-    cut = first.evaluate({q: dict(found[:10]) for q, found in ranking.items()})
-
-    found = per_query(qrels, ranking)
-    assert len(found) == 300
-    for query, values in found.items():
-        theirs = expected[query]
-        assert values == pytest.approx(
-            {
-                "ndcg@10": theirs["ndcg_cut_10"],
-                "mrr@10": cut[query]["recip_rank"],
-                "map@100": theirs["map_cut_100"],
-                **{f"recall@{k}": theirs[f"recall_{k}"] for k in (1, 5, 10, 100)},
-            }
+    wanted = {"ndcg_cut.10,20", "recall.1,5,10,50,100", "map_cut.10,100", "P.5,10", "success.1,10"}
+    expected = pytrec_eval.RelevanceEvaluator(qrels, wanted).evaluate({q: dict(found) for q, found in ranking.items()})
+    reciprocal = {
+        k: pytrec_eval.RelevanceEvaluator(qrels, {"recip_rank"}).evaluate(
+            {q: dict(found[:k]) for q, found in ranking.items()}
         )
+        for k in (5, 10)
+    }
+    theirs = {
+        **{f"ndcg@{k}": f"ndcg_cut_{k}" for k in (10, 20)},
+        **{f"recall@{k}": f"recall_{k}" for k in (1, 5, 10, 50, 100)},
+        **{f"map@{k}": f"map_cut_{k}" for k in (10, 100)},
+        **{f"precision@{k}": f"P_{k}" for k in (5, 10)},
+        **{f"hit@{k}": f"success_{k}" for k in (1, 10)},
+    }
+    found = per_query(qrels, ranking, [*METRICS, "mrr@5", *theirs])
+    assert len(found) == 1_000
+    for query, values in found.items():
+        cut = {f"mrr@{k}": reciprocal[k][query]["recip_rank"] for k in (5, 10)}
+        assert values == pytest.approx({**cut, **{ours: expected[query][name] for ours, name in theirs.items()}})
+
+
+def test_a_metric_of_any_k_has_a_shown_name():
+    assert [SHOWN[name] for name in ("ndcg@20", "recall@7", "hit@3", "precision@5")] == [
+        "nDCG@20",
+        "Recall@7",
+        "Hit@3",
+        "Precision@5",
+    ]

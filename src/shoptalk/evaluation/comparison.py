@@ -6,41 +6,35 @@ This is the only stage that opens the test split, for both models in one call.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from shoptalk.beir import read_dataset, write_jsonl
+from shoptalk.beir import read_dataset, read_qrels, read_queries, write_jsonl, write_qrels
+from shoptalk.evaluation.holes import DEPTH, count_holes, hole_rows, read_labels, with_labels, write_holes
+from shoptalk.evaluation.nanobeir import with_nanobeir
 from shoptalk.evaluation.retention import kept
+from shoptalk.evaluation.scoring import Measured, compare_measured, delta_from_json, outcomes, per_query_rows
+from shoptalk.evaluation.slices import Training, measure_slices, slice_names
+from shoptalk.evaluation.systems import Bench, Named
 from shoptalk.evaluation.verdict import RULE, judge
 from shoptalk.models.encoder import CachedEncoder, Encoder
 from shoptalk.models.finding import FoundModel, find_model
-from shoptalk.progress import task
-from shoptalk.records import Dataset, Delta, Ranking
-from shoptalk.retrieval.bm25 import BM25
-from shoptalk.retrieval.metrics import PRIMARY, SHOWN, PerQuery, mean, of_metric, per_query
-from shoptalk.retrieval.ranking import pair_cosines, rank
-from shoptalk.retrieval.significance import correlation, holm, paired_delta, spearman_delta
+from shoptalk.records import Dataset
+from shoptalk.retrieval.metrics import PRIMARY, SHOWN, of_metric
+from shoptalk.retrieval.ranking import pair_cosines
+from shoptalk.retrieval.significance import correlation, paired_delta, spearman_delta
 from shoptalk.retrieval.trec import write_trec
-from shoptalk.settings import EvaluateSettings
+from shoptalk.settings import EvaluateSettings, Settings
 from shoptalk.workspace import StageContext
-
-_CHANGED = 1e-9
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One system on the queries of a split."""
-
-    metrics: dict[str, float]
-    per_query: PerQuery
-    ranking: Ranking
 
 
 def compare(stage: StageContext) -> None:
-    """Write evaluation/: comparison.json, per_query.jsonl and the rankings base.trec, tuned.trec, bm25.trec."""
+    """Write evaluation/: comparison.json, per_query.jsonl, holes.csv and a ranking NAME.trec of base, tuned, bm25, fused (tuned and
+    BM25) and base-fused.
+    """
     settings = stage.settings
     folder = stage.read("dataset")
     audit = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
@@ -50,17 +44,7 @@ def compare(stage: StageContext) -> None:
         record, rows = _compare_pairs(dataset, base, tuned, settings.evaluate, settings.seed)
         metric = "spearman"
     else:
-        systems = {
-            "base": measure(base, dataset, settings.evaluate.depth),
-            "tuned": measure(tuned, dataset, settings.evaluate.depth),
-        }
-        systems["bm25"] = measure_bm25(dataset, settings.evaluate.depth)
-        record = {name: system.metrics for name, system in systems.items()}
-        deltas = compare_measured(systems["base"], systems["tuned"], dataset.groups, settings.evaluate, settings.seed)
-        record["delta"] = {name: delta.as_json() for name, delta in deltas.items()}
-        rows = per_query_rows(dataset, systems["base"], systems["tuned"])
-        for name, system in systems.items():
-            write_trec(stage.out / f"{name}.trec", system.ranking, name)
+        record, rows = _compare_rankings(stage, folder, dataset, base, tuned)
         metric = PRIMARY
     n_test = audit["queries"]["test"]
     record["retention"] = kept(base, tuned, settings)
@@ -69,6 +53,7 @@ def compare(stage: StageContext) -> None:
         metric, n_test, audit["test_origin"], audit["training_pairs"], settings.evaluate, settings.baseline,
         record["retention"],
     )  # fmt: skip
+    record["retention"] = with_nanobeir(record["retention"], base, tuned, settings)
     record |= {
         "verdict": verdict.word,
         "reasons": list(verdict.reasons),
@@ -101,80 +86,73 @@ def encoders(stage: StageContext) -> tuple[CachedEncoder, CachedEncoder]:
     )
 
 
-def measure(encoder: Encoder, dataset: Dataset, depth: int, split: str = "test") -> Measured:
-    """Rank the whole corpus for a split's queries and score it."""
-    ranking = rank(encoder, dataset, list(dataset.qrels[split]), depth)
-    return _measured(dataset, ranking, split)
-
-
-def measure_bm25(dataset: Dataset, depth: int, split: str = "test") -> Measured:
-    """The same for BM25."""
-    index = BM25(list(dataset.passages), [p.content for p in dataset.passages.values()])
-    query_ids = list(dataset.qrels[split])
-    return _measured(dataset, index.search(query_ids, [dataset.queries[q].text for q in query_ids], depth), split)
-
-
-def _measured(dataset: Dataset, ranking: Ranking, split: str) -> Measured:
-    values = per_query(dataset.qrels[split], ranking)
-    return Measured(mean(values), values, ranking)
-
-
-def compare_measured(
-    base: Measured, other: Measured, groups: Mapping[str, str], settings: EvaluateSettings, seed: int
-) -> dict[str, Delta]:
-    """Every metric's delta over the same queries. The primary metric decides; the others carry Holm's correction."""
-    deltas: dict[str, Delta] = {}
-    with task("intervals", len(base.metrics)) as bar:
-        for metric in base.metrics:
-            before, after = of_metric(base.per_query, metric), of_metric(other.per_query, metric)
-            deltas[metric] = paired_delta(before, after, groups, settings.resamples, seed)
-            bar.advance()
-    corrected = holm({metric: delta.p for metric, delta in deltas.items() if metric != PRIMARY})
-    return {
-        metric: delta if metric == PRIMARY else Delta(delta.value, delta.ci95, delta.p, corrected[metric])
-        for metric, delta in deltas.items()
+def _compare_rankings(
+    stage: StageContext, folder: Path, dataset: Dataset, base: CachedEncoder, tuned: CachedEncoder
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    settings = stage.settings
+    record: dict[str, Any] = {}
+    if settings.evaluate.labels:
+        labels = read_labels(Path(settings.evaluate.labels), dataset, "test")
+        dataset = with_labels(dataset, labels, "test")
+        record["labels"] = labels.record
+        write_qrels(stage.out / "qrels.tsv", dataset.qrels["test"])
+    bench = Bench(dataset, "test", settings)
+    first, second = Named("base", "model", encoder=base), Named("tuned", "model", encoder=tuned)
+    named = (
+        first,
+        second,
+        Named("bm25", "bm25"),
+        Named("fused", "fused", inner=second),
+        Named("base-fused", "fused", inner=first),
+    )
+    systems = {one.name: bench.measure(one) for one in named}
+    for name, system in systems.items():
+        write_trec(stage.out / f"{name}.trec", system.ranking, name)
+    deltas = compare_measured(systems["base"], systems["tuned"], dataset.groups, settings.evaluate, settings.seed)
+    rows = per_query_rows(dataset, systems["base"], systems["tuned"])
+    weight = {row["query_id"]: abs(row["change"]) for row in rows}
+    unjudged = hole_rows({name: systems[name].ranking for name in ("base", "tuned")}, dataset, "test", weight)
+    write_holes(stage.out / "holes.csv", unjudged)
+    record |= {name: system.metrics for name, system in systems.items()}
+    record |= {
+        "delta": {name: delta.as_json() for name, delta in deltas.items()},
+        "fusion": _fusion(systems, dataset, settings),
+        "table": bench.table,
+        "slices": slices_of(dataset, "test", systems["base"], systems["tuned"], _training(folder, dataset), settings),
+        "holes": holes_of(systems, dataset, "test") | {"rows": len(unjudged)},
     }
+    return record, rows
 
 
-def per_query_rows(dataset: Dataset, base: Measured, tuned: Measured, split: str = "test") -> list[dict[str, Any]]:
-    """One row a query: text, group, both systems' metrics, the change in the primary one, where the best answer stands."""
-    rows = []
-    for query_id, before in base.per_query.items():
-        after = tuned.per_query[query_id]
-        query = dataset.queries[query_id]
-        relevant = {p for p, grade in dataset.qrels[split][query_id].items() if grade > 0}
-        rows.append(
-            {
-                "query_id": query_id,
-                "text": query.text,
-                "kind": query.kind,
-                "language": query.language,
-                "group": dataset.groups.get(query_id, query_id),
-                "base": before,
-                "tuned": after,
-                "change": after[PRIMARY] - before[PRIMARY],
-                "rank_base": _first_rank(base.ranking[query_id], relevant),
-                "rank_tuned": _first_rank(tuned.ranking[query_id], relevant),
-            }
-        )
-    return rows
+def slices_of(
+    dataset: Dataset, split: str, base: Measured, tuned: Measured, training: Training | None, settings: Settings
+) -> list[dict[str, Any]]:
+    """The deciding metric by slice, those that got worse first."""
+    before, after = (of_metric(system.per_query, PRIMARY) for system in (base, tuned))
+    names = slice_names(dataset, split, training)
+    return measure_slices(names, before, after, dataset.groups, settings.evaluate.resamples, settings.seed)
 
 
-def outcomes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Queries won, lost and unchanged, with the ten largest of each."""
-    won = sorted((row for row in rows if row["change"] > _CHANGED), key=lambda row: (-row["change"], row["query_id"]))
-    lost = sorted((row for row in rows if row["change"] < -_CHANGED), key=lambda row: (row["change"], row["query_id"]))
-    return {
-        "won": len(won),
-        "lost": len(lost),
-        "unchanged": len(rows) - len(won) - len(lost),
-        "largest_won": [row["query_id"] for row in won[:10]],
-        "largest_lost": [row["query_id"] for row in lost[:10]],
-    }
+def holes_of(systems: Mapping[str, Measured], dataset: Dataset, split: str) -> dict[str, Any]:
+    """How many of each system's first ten passages nobody judged."""
+    judged = dataset.qrels[split]
+    return {"depth": DEPTH, **{name: count_holes(system.ranking, judged) for name, system in systems.items()}}
 
 
-def _first_rank(found: Sequence[tuple[str, float]], relevant: set[str]) -> int | None:
-    return next((place for place, (passage_id, _) in enumerate(found, 1) if passage_id in relevant), None)
+def _fusion(systems: Mapping[str, Measured], dataset: Dataset, settings: Settings) -> dict[str, Any]:
+    """What BM25 beside a model adds to that model, in the deciding metric."""
+
+    def added(model: str, fused: str) -> dict[str, object]:
+        before, after = (of_metric(systems[name].per_query, PRIMARY) for name in (model, fused))
+        return paired_delta(before, after, dataset.groups, settings.evaluate.resamples, settings.seed).as_json()
+
+    return {"base": added("base", "base-fused"), "tuned": added("tuned", "fused")}
+
+
+def _training(folder: Path, dataset: Dataset) -> Training | None:
+    """The words of the train split; the corpus is the one that is there."""
+    qrels = read_qrels(folder / "qrels" / "train.tsv")
+    return Training.of(Dataset("retrieval", dataset.passages, read_queries(folder / "queries.jsonl"), {"train": qrels}))
 
 
 def _compare_pairs(
@@ -205,10 +183,7 @@ def _compare_pairs(
         "base": {"spearman": correlation(gold, before)},
         "tuned": {"spearman": correlation(gold, after)},
         "delta": {"spearman": delta.as_json()},
+        "table": [],
+        "slices": [],
     }
     return record, rows
-
-
-def delta_from_json(entry: Mapping[str, Any]) -> Delta:
-    """The Delta that `Delta.as_json` wrote."""
-    return Delta(entry["value"], (entry["ci95"][0], entry["ci95"][1]), entry["p"], entry.get("p_holm"))

@@ -10,11 +10,12 @@ from shoptalk.records import Delta
 from shoptalk.retrieval.metrics import SHOWN
 from shoptalk.settings import BaselineSettings, EvaluateSettings
 
+_ALPHA = 0.05  # beside the interval, which alone says ship of nothing in 3.1% of cases: docs/experiments.md, null
 Word = Literal["ship", "do-not-ship", "inconclusive"]
 RULE = (
-    "ship: {metric} up by at least {min_gain:g} with the 95% interval above zero, on {min_test} test queries or more that were not "
-    "made offline. do-not-ship: the interval lies below zero, or more than {limit:g} nDCG@10 is lost on general text, or on "
-    "questions in other languages that the base model could answer, with an interval below zero. Otherwise inconclusive. {metric} "
+    "ship: {metric} up by at least {min_gain:g} with the 95% interval above zero and p under 0.05, on {min_test} test queries or more "
+    "that were not made offline. do-not-ship: the interval lies below zero, or more than {limit:g} nDCG@10 is lost on general text, or "
+    "on questions in other languages that the base model could answer, with an interval below zero. Otherwise inconclusive. {metric} "
     "alone decides; other metrics are shown with Holm's correction. The interval covers the choice of test queries, not the variance "
     "between training seeds."
 )
@@ -54,10 +55,10 @@ def judge(
     if high < 0:
         word = "do-not-ship"
         reasons = [f"the tuned model is worse: {shown}"]
-    elif low > 0 and delta.value >= evaluate.min_gain:
+    elif low > 0 and delta.p < _ALPHA and delta.value >= evaluate.min_gain:
         word = "ship"
         reasons = [f"the tuned model is better: {shown}"]
-    elif low > 0:
+    elif low > 0 and delta.p < _ALPHA:
         word = "inconclusive"
         reasons = [f"the gain is real but under {evaluate.min_gain:g}, too small to matter: {shown}"]
     else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from shoptalk.models.finding import FoundModel, find_model
 from shoptalk.models.hardware import Hardware, autocast, choose_hardware
 from shoptalk.models.loading import load_model, quiet_libraries
+from shoptalk.models.prompts import prompts_for
+from shoptalk.models.store import Vectors, VectorStore, encode_once, unit
 from shoptalk.progress import task
 from shoptalk.settings import ModelSettings
 from shoptalk.workspace import digest_of
@@ -20,7 +23,17 @@ from shoptalk.workspace import digest_of
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Vectors = NDArray[np.float32]
+__all__ = [
+    "CachedEncoder",
+    "Encoder",
+    "TorchEncoder",
+    "VectorStore",
+    "Vectors",
+    "load_encoder",
+    "token_batches",
+    "unit",
+]
+
 # docs/experiments.md: encoding-batches
 _TOKENS_PER_BATCH = 4_096
 
@@ -124,13 +137,6 @@ def token_batches(lengths: NDArray[Any], budget: int) -> list[NDArray[np.int64]]
     return batches
 
 
-def unit(vectors: Vectors) -> Vectors:
-    """(n, dim) scaled to unit length; a zero vector stays zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Vectors = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
-    return scaled
-
-
 def load_encoder(name: str | FoundModel, settings: ModelSettings) -> TorchEncoder:
     """Find, verify and load a model as an Encoder. Raises ModelError, MissingPart, SettingsError."""
     found = find_model(name) if isinstance(name, str) else name
@@ -139,9 +145,10 @@ def load_encoder(name: str | FoundModel, settings: ModelSettings) -> TorchEncode
 
 
 class CachedEncoder:
-    """An Encoder that keeps every vector on disk, by model and text, so that a run encodes no text twice with one model.
+    """An Encoder that keeps every vector on disk, by model and text, so that no text is encoded twice with one model.
 
-    The encoder behind it is loaded only when something is missing. A damaged file is dropped and its texts encoded again.
+    The encoder behind it is loaded only when something is missing. What is damaged is dropped and its texts encoded again. Vectors
+    beyond 64 MB come as a memory map.
     """
 
     def __init__(self, found: FoundModel, settings: ModelSettings, folder: Path) -> None:
@@ -157,78 +164,25 @@ class CachedEncoder:
             self._loaded = load_encoder(self.found, self.settings)
         return self._loaded
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Changes whenever the vectors of a text would; needs no model in memory."""
-        hardware = choose_hardware(self.settings, self.found.model_type)
-        return digest_of(
-            [
-                self.found.sha256,
-                self.found.family,
-                self.settings.model_dump(mode="json"),
-                hardware.device,
-                hardware.precision,
-            ]
-        )
+        """Changes whenever the vectors of a text would; needs no model in memory. It does not hang on where the model lies."""
+        hardware, settings = choose_hardware(self.settings, self.found.model_type), self.settings
+        by_name = prompts_for(self.found.family, {}, settings.query_prompt, settings.passage_prompt)
+        return digest_of([self.found.sha256, asdict(by_name), settings.max_tokens, hardware.device, hardware.precision])
+
+    @property
+    def seconds_per_1000(self) -> float | None:
+        """Seconds that 1,000 passages took when they were encoded, without loading the model; None before there were enough."""
+        return self._store("passages").effort.seconds_per_1000
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """texts -> (n_texts, dim) float32, unit length."""
-        return self._cached(texts, "queries")
+        return encode_once(self._store("queries"), texts, lambda: self.loaded.encode_queries, "encoding queries")
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         """texts -> (n_texts, dim) float32, unit length."""
-        return self._cached(texts, "passages")
+        return encode_once(self._store("passages"), texts, lambda: self.loaded.encode_passages, "encoding passages")
 
-    def _cached(self, texts: Sequence[str], what: str) -> Vectors:
-        store = VectorStore(self.folder / f"{what}-{self.digest[:16]}")
-        names = [_name(text) for text in texts]
-        known = store.read(set(names))
-        missing = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
-        if missing or not texts:
-            encode = self.loaded.encode_queries if what == "queries" else self.loaded.encode_passages
-            vectors = encode(list(missing.values()))
-            if not texts:
-                return vectors
-            store.add(list(missing), vectors)
-            known |= dict(zip(missing, vectors, strict=True))
-        return np.stack([known[name] for name in names])
-
-
-class VectorStore:
-    """Vectors by name in a folder of segments, each an .npz with its own check."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def read(self, wanted: set[str]) -> dict[str, Vectors]:
-        """The vectors that are there, by name. A segment that fails its check is removed."""
-        found: dict[str, Vectors] = {}
-        for path in sorted(self.folder.glob("*.npz")):
-            try:
-                with np.load(path, allow_pickle=False) as stored:
-                    names, vectors, check = stored["names"], stored["vectors"], str(stored["check"])
-                if check != _check(names, vectors):
-                    raise ValueError("the segment is damaged")
-            except Exception:  # a damaged archive makes numpy and zipfile raise a dozen kinds
-                path.unlink(missing_ok=True)
-                continue
-            found |= {name: vectors[row] for row, name in enumerate(names.tolist()) if name in wanted}
-        return found
-
-    def add(self, names: list[str], vectors: Vectors) -> None:
-        """Write a new segment."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        named = np.array(names)
-        path = self.folder / f"{len(list(self.folder.glob('*.npz'))):04d}-{_check(named, vectors)[:12]}.npz"
-        temporary = path.with_suffix(".new")
-        with temporary.open("wb") as out:
-            np.savez(out, names=named, vectors=vectors, check=np.array(_check(named, vectors)))
-        temporary.replace(path)
-
-
-def _name(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
-def _check(names: NDArray[Any], vectors: Vectors) -> str:
-    return hashlib.sha256("".join(names.tolist()).encode() + np.ascontiguousarray(vectors).tobytes()).hexdigest()
+    def _store(self, what: str) -> VectorStore:
+        return VectorStore(self.folder / f"{what}-{self.digest[:16]}")

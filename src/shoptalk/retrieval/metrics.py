@@ -1,6 +1,7 @@
 """Retrieval metrics per query, by ir_measures with trec_eval's semantics. Source of nDCG: Järvelin and Kekäläinen 2002.
 
-Names follow the field: nDCG@10 (graded), MRR@10, Recall@k, MAP@100. A query without any relevant passage is left out.
+Names follow the field, at any k: nDCG (graded), MRR, Recall, MAP, Precision, Hit (whether any is found). A query without any
+relevant passage is left out.
 """
 
 from __future__ import annotations
@@ -13,13 +14,27 @@ from shoptalk.records import Qrels, Ranking
 
 METRICS = ("ndcg@10", "mrr@10", "recall@1", "recall@5", "recall@10", "recall@100", "map@100")
 PRIMARY = "ndcg@10"
-SHOWN = {
-    "ndcg@10": "nDCG@10",
-    "mrr@10": "MRR@10",
-    "map@100": "MAP@100",
+_KINDS = {
+    "ndcg": "nDCG",
+    "mrr": "MRR",
+    "recall": "Recall",
+    "map": "MAP",
+    "precision": "Precision",
+    "hit": "Hit",
     "spearman": "Spearman",
     "pearson": "Pearson",
-} | {f"recall@{k}": f"Recall@{k}" for k in (1, 5, 10, 100)}
+}
+
+
+class _Shown(dict[str, str]):
+    """The names of metrics as people write them, whatever their k."""
+
+    def __missing__(self, metric: str) -> str:
+        kind, at, k = metric.partition("@")
+        return _KINDS[kind] + at + k
+
+
+SHOWN = _Shown({name: _Shown()[name] for name in (*METRICS, "spearman", "pearson")})
 
 PerQuery = dict[str, dict[str, float]]
 """query id -> metric name -> value."""
@@ -55,6 +70,8 @@ def _by_depth(metrics: Iterable[str]) -> dict[int, dict[object, str]]:
             "mrr": ir_measures.RR,
             "recall": ir_measures.R @ k,
             "map": ir_measures.AP @ k,
+            "precision": ir_measures.P @ k,
+            "hit": ir_measures.Success @ k,
         }
         by_depth.setdefault(k if name == "mrr" else 1_000_000, {})[measures[name]] = metric
     return by_depth

@@ -147,7 +147,12 @@ def as_ranking(
 ) -> Ranking:
     """Rankings by id. Scores are made strictly decreasing, so that no evaluation tool reorders ties by its own rule."""
     ranking: Ranking = {}
+    falling: NDArray[np.bool_] = np.all(scores[:, 1:] < scores[:, :-1], axis=1)
     for row, query_id in enumerate(query_ids):
+        if falling[row]:
+            own = zip(indices[row].tolist(), scores[row].tolist(), strict=True)
+            ranking[query_id] = [(passage_ids[index], score) for index, score in own]
+            continue
         found: list[tuple[str, float]] = []
         last = float("inf")
         for index, score in zip(indices[row], scores[row], strict=True):

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from shoptalk.errors import SettingsError, ShoptalkError
-from shoptalk.queries.llm.scrubbing import scrub
+from shoptalk.models.scrubbing import scrub
 from shoptalk.settings import LLMSettings, make_settings, resolved_yaml, with_values
 
 CANARY = 'canary/8d"f7+a61c=='

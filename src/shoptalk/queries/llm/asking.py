@@ -19,7 +19,7 @@ from shoptalk.queries.llm.jobs import Job
 from shoptalk.queries.llm.journal import Journal
 from shoptalk.queries.llm.prompting import Request
 from shoptalk.queries.llm.providers import Provider
-from shoptalk.queries.llm.providers.failures import CallFailed
+from shoptalk.models.failures import CallFailed
 from shoptalk.queries.llm.spending import Budget, CapReached
 from shoptalk.settings import LLMSettings
 

@@ -19,7 +19,7 @@ from shoptalk.queries.llm.jobs import Job
 from shoptalk.queries.llm.journal import Batch, Usage
 from shoptalk.queries.llm.prompting import Request
 from shoptalk.queries.llm.providers.anthropic_native import AnthropicNative, BatchResult, BatchState
-from shoptalk.queries.llm.providers.failures import CallFailed
+from shoptalk.models.failures import CallFailed
 
 logger = logging.getLogger(__name__)
 _MOST_REQUESTS = 50_000  # the API takes 100,000

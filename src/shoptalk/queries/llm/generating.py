@@ -25,7 +25,7 @@ from shoptalk.queries.llm.guarding import Guard
 from shoptalk.queries.llm.jobs import Job, make_jobs
 from shoptalk.queries.llm.journal import Journal, Usage, open_journal
 from shoptalk.queries.llm.prompting import FENCE, Prompts, Request
-from shoptalk.queries.llm.scrubbing import scrubbed_logs
+from shoptalk.models.scrubbing import scrubbed_logs
 from shoptalk.queries.llm.spending import Budget, Estimate, Prices
 from shoptalk.records import Passage, Rejected
 from shoptalk.settings import LLMSettings

@@ -9,7 +9,7 @@ from typing import Any
 
 from shoptalk.queries.llm.checking import Reply
 from shoptalk.queries.llm.prompting import Request
-from shoptalk.queries.llm.providers.failures import (
+from shoptalk.models.failures import (
     CallFailed,
     find_address,
     find_key,
@@ -18,7 +18,7 @@ from shoptalk.queries.llm.providers.failures import (
     scrubbed_body,
 )
 from shoptalk.queries.llm.providers.openai_compatible import read_count
-from shoptalk.queries.llm.scrubbing import brief, scrub
+from shoptalk.models.scrubbing import brief, scrub
 from shoptalk.settings import LLMSettings
 
 _ANTHROPIC = "https://api.anthropic.com"

@@ -7,7 +7,7 @@ from typing import Any
 
 from shoptalk.queries.llm.checking import Reply
 from shoptalk.queries.llm.prompting import Request
-from shoptalk.queries.llm.providers.failures import CallFailed, find_address, find_key, load_sdk, scrubbed_body
+from shoptalk.models.failures import CallFailed, find_address, find_key, load_sdk, scrubbed_body
 from shoptalk.settings import LLMSettings
 
 _OPENAI = "https://api.openai.com/v1"

@@ -1,4 +1,4 @@
-"""A failed call: whether to try again, when, and whether it may have been paid for. One reading for both SDKs, which are siblings."""
+"""A failed call: whether to try again, when, and whether it may have been paid for. One reading for all SDKs and all that call."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import email.utils
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from shoptalk.errors import MissingPart, ProviderRefused, SettingsError
-from shoptalk.queries.llm.scrubbing import brief, scrub
+from shoptalk.models.scrubbing import brief, scrub
 from shoptalk.settings import address_holds_secret
 
 _STOP = {401: "refuses the key", 402: "wants to be paid first", 403: "does not allow this key to use the model"}
@@ -46,29 +47,43 @@ class CallFailed(Exception):
         self.again, self.paid, self.stop, self.wait_s, self.status = again, paid, stop, wait_s, status
 
 
-def read_failure(sdk: Any, error: Exception, model: str) -> CallFailed:
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What messages call the parts of a call: who needs the package, and where address and time limit are set."""
+
+    caller: str = "queries by {sdk} need"
+    address: str = "llm.base_url"
+    timeout: str = "llm.timeout_s"
+
+
+LLM = Words()
+
+
+def read_failure(sdk: Any, error: Exception, model: str, words: Words = LLM) -> CallFailed:
     """What an exception of an SDK means. sdk: the package, which names the classes. Holds no key, whatever the server said."""
     if isinstance(error, sdk.APIStatusError):
-        return _read_status(error, model)
+        return _read_status(error, model, words)
     if isinstance(error, TimeoutError | sdk.APITimeoutError | sdk.APIConnectionError):
         cause = type(error.__cause__).__name__ if error.__cause__ is not None else type(error).__name__
         slow = isinstance(error, TimeoutError | sdk.APITimeoutError)
-        words = "no answer within llm.timeout_s" if slow else f"the connection broke ({cause})"
+        said = f"no answer within {words.timeout}" if slow else f"the connection broke ({cause})"
         never_sent = cause in _NEVER_SENT
-        return CallFailed("no connection to the server" if never_sent else words, again=True, paid=not never_sent)
+        return CallFailed("no connection to the server" if never_sent else said, again=True, paid=not never_sent)
     return CallFailed(f"{type(error).__name__}: {brief(str(error))}", paid=True)
 
 
-def _read_status(error: Any, model: str) -> CallFailed:
+def _read_status(error: Any, model: str, words: Words) -> CallFailed:
     status = int(error.status_code)
     said = brief(_message(error))
     if status in _STOP:
         return CallFailed(f"the provider {_STOP[status]} ({status}): {said}", stop=True, status=status)
     if status == 404:
-        return CallFailed(f"no model {model!r} there, or llm.base_url is wrong (404): {said}", stop=True, status=status)
+        return CallFailed(
+            f"no model {model!r} there, or {words.address} is wrong (404): {said}", stop=True, status=status
+        )
     if 300 <= status < 400:
         return CallFailed(
-            f"llm.base_url answers with a redirect ({status}); give the final address", stop=True, status=status
+            f"{words.address} answers with a redirect ({status}); give the final address", stop=True, status=status
         )
     if status == 429 and "insufficient_quota" in said + str(getattr(error, "code", "")) + str(
         getattr(error, "type", "")
@@ -103,14 +118,14 @@ def _wait(headers: Any) -> float:
     return max(0.0, wait_s) if wait_s == wait_s else 0.0
 
 
-def load_sdk(name: str) -> Any:
+def load_sdk(name: str, words: Words = LLM) -> Any:
     """The provider's package. Raises MissingPart."""
     import importlib
 
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MissingPart(f"queries by {name} need its package: pip install 'shoptalk[llm]'") from None
+        raise MissingPart(f"{words.caller.format(sdk=name)} its package: pip install 'shoptalk[llm]'") from None
 
 
 def find_address(base_url: str, variable: str) -> str:
@@ -121,11 +136,11 @@ def find_address(base_url: str, variable: str) -> str:
     return address.rstrip("/")
 
 
-def find_key(variable: str, address: str) -> str:
+def find_key(variable: str, address: str, words: Words = LLM) -> str:
     """The key from the environment; a server of one's own may need none. Raises ProviderRefused."""
     key = os.environ.get(variable, "").strip()
     if not key and not address:
-        raise ProviderRefused(f"{variable} is not set; export it, or name a server of your own with llm.base_url")
+        raise ProviderRefused(f"{variable} is not set; export it, or name a server of your own with {words.address}")
     return key or "none"
 
 
