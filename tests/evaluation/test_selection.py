@@ -81,7 +81,7 @@ def test_the_frontier_goes_from_the_base_to_the_tuned_model(tmp_path: Path, trai
     assert points[0]["dev_gain"] == 0
     assert points[-1]["dev_gain"] > 0.2
     assert [point["weight"] for point in points if point["chosen"]] == [choice["weight"]]
-    assert choice["dev"] == max(point["dev"] for point in points)
+    assert choice["weight"] == 1
     assert points[1]["general"] is None
     assert SentenceTransformer(str(folder), device="cpu").encode(["a"]).shape == (1, 32)
 
@@ -151,11 +151,27 @@ def test_a_model_of_another_kind_is_shipped_as_it_is_and_says_so(tmp_path: Path,
     assert choice["words"].startswith("the tuned model as it is")
 
 
-def test_of_equals_on_dev_the_one_nearest_to_the_tuned_weights() -> None:
-    points = [
-        Point(0.0, 0.5, 0.0),
-        Point(0.5, 0.8, 0.3),
-        Point(0.75, 0.8, 0.3),
-        Point(1.0, 0.9, 0.4, 0.6, 0.1, allowed=False),
+def scores_of(*wins: int, n: int = 40) -> dict[str, float]:
+    """Dev scores of which those named are 1, the others 0.5."""
+    return {f"q{i}": 1.0 if i in wins else 0.5 for i in range(n)}
+
+
+def points_at(*scores: dict[str, float], barred: tuple[float, ...] = ()) -> list[Point]:
+    return [
+        Point(weight, sum(own.values()) / len(own), 0.0, allowed=weight not in barred)
+        for weight, own in zip((0.0, 0.25, 0.5, 0.75, 1.0), scores, strict=True)
     ]
-    assert choose(points).weight == 0.75
+
+
+def test_a_lead_on_one_dev_query_is_luck_and_the_nearest_to_the_tuned_weights_stays() -> None:
+    scores = [scores_of(), scores_of(1), scores_of(1, 2), scores_of(1, 2, 3), scores_of(1, 2)]
+    assert choose(points_at(*scores), scores, {}).weight == 1
+    assert choose(points_at(*scores, barred=(1.0,)), scores, {}).weight == 0.75
+
+
+def test_a_clear_lead_on_dev_is_taken() -> None:
+    scores = [scores_of(), scores_of(*range(20)), scores_of(1), scores_of(1), scores_of()]
+    assert choose(points_at(*scores), scores, {}).weight == 0.25
+    assert choose(points_at(*scores, barred=(0.25,)), scores, {}).weight == 1
+    one_group = dict.fromkeys(scores_of(), "all")  # twenty queries on one passage say as much as one
+    assert choose(points_at(*scores), scores, one_group).weight == 1

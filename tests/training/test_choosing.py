@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoptalk.training.choosing import DevScores, kept_step, paired_difference, should_stop, write_scores
+from shoptalk.retrieval.significance import paired_difference
+from shoptalk.training.choosing import DevScores, kept_step, should_stop, write_scores
 
 FEW = [f"q{i}" for i in range(8)]
 ALONE = {query: query for query in FEW}

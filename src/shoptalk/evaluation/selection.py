@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from shoptalk.records import Dataset
 from shoptalk.retrieval.haystack import dev_part
 from shoptalk.retrieval.metrics import PRIMARY, of_metric, per_query
 from shoptalk.retrieval.ranking import pair_cosines, rank
-from shoptalk.retrieval.significance import correlation
+from shoptalk.retrieval.significance import clearly_higher, correlation
 from shoptalk.settings import SelectSettings
 from shoptalk.workspace import StageContext
 
@@ -59,10 +59,11 @@ def select(stage: StageContext) -> None:
     found = {1.0: best}
     if movable:
         found |= {weight: find_model(str(folder)) for weight, folder in between.items()}
-    points = _measured(stage, base, found)
+    dataset = read_dataset(stage.read("dataset"), ["dev"])
+    points, dev = _measured(stage, dataset, base, found)
     if movable and 0.0 not in settings.select.weights:
-        points = [point for point in points if point.weight > 0]
-    chosen = choose(points) if movable else points[-1]
+        points, dev = points[1:], dev[1:]
+    chosen = choose(points, dev, dataset.groups) if movable else points[-1]
     folder = best.path
     if chosen.weight == 0:
         (folder,) = interpolate(base, best, (0.0,), settings.model, stage.scratch / "base").values()
@@ -90,12 +91,18 @@ def select(stage: StageContext) -> None:
     )
 
 
-def choose(points: Sequence[Point]) -> Point:
-    """The best on dev of those that keep what must be kept, of equals the one nearest to the tuned weights; the first point, which
-    is the base where it is among them, unless another is better.
+def choose(points: Sequence[Point], dev: Sequence[Mapping[str, float]], groups: Mapping[str, str]) -> Point:
+    """Of the points that keep what must be kept, the one nearest to the tuned weights, unless the best on dev is clearly better.
+
+    dev: the score of every dev query at each point, in the points' order; for scored pairs, which have one score in all, empty, and the
+    best on dev is taken.
     """
-    better = [point for point in points if point.allowed and point.dev > points[0].dev]
-    return max(better, key=lambda point: (point.dev, point.weight), default=points[0])
+    allowed = [i for i, point in enumerate(points) if point.allowed]
+    nearest = max(allowed, key=lambda i: points[i].weight)
+    best = max(allowed, key=lambda i: (points[i].dev, points[i].weight))
+    if best != nearest and (not dev[best] or clearly_higher(dev[best], dev[nearest], groups)):
+        return points[best]
+    return points[nearest]
 
 
 def words(points: Sequence[Point], chosen: Point, movable: bool, settings: SelectSettings) -> str:
@@ -103,7 +110,7 @@ def words(points: Sequence[Point], chosen: Point, movable: bool, settings: Selec
     if not movable:
         return "the tuned model as it is: no other point was asked for, or its weights are not those of the base model moved"
     if chosen.weight == 0:
-        return "the base model: no point on the way to the tuned weights was better on dev within the limit on general text"
+        return "the base model: no point on the way to the tuned weights that keeps to the limit on general text is worth taking"
     where = "the tuned weights" if chosen.weight == 1 else f"{chosen.weight:.0%} of the way from base to tuned weights"
     said = f"{where}: {chosen.dev_gain:+.3f} on dev"
     if chosen.general_loss is not None:
@@ -112,16 +119,18 @@ def words(points: Sequence[Point], chosen: Point, movable: bool, settings: Selec
     return said + (f"; left out for what they lose: {', '.join(barred)}" if barred else "")
 
 
-def _measured(stage: StageContext, base: FoundModel, models: dict[float, FoundModel]) -> list[Point]:
-    """The base and every model, by weight."""
+def _measured(
+    stage: StageContext, dataset: Dataset, base: FoundModel, models: dict[float, FoundModel]
+) -> tuple[list[Point], list[dict[str, float]]]:
+    """The base and every model, by weight, and the dev scores of each by query."""
     settings = stage.settings
     ours = CachedEncoder(base, settings.model, stage.cache)
-    dataset = read_dataset(stage.read("dataset"), ["dev"])
     part = dataset if dataset.task == "similarity" else dev_part(dataset, ours, settings.train, settings.seed)
     general = retention_set(settings.select)
     before = general.measure(ours, "choose") if general else None
-    start = Point(0.0, dev := _dev(part, ours), 0.0, *(_kept(before, before, settings.select)))
-    points = [start]
+    zero, values = _dev(part, ours)
+    points = [Point(0.0, zero, 0.0, *_kept(before, before, settings.select))]
+    by_query = [values]
     with task("points between base and tuned", len(models)) as bar:
         for weight in sorted(models):
             own = models[weight]
@@ -129,13 +138,14 @@ def _measured(stage: StageContext, base: FoundModel, models: dict[float, FoundMo
             encoder = CachedEncoder(
                 FoundModel(settings.model.base, own.path, own.sha256, own.config), settings.model, stage.cache
             )
-            score = _dev(part, encoder)
+            score, values = _dev(part, encoder)
             kept = _kept(before, general.measure(encoder, "choose") if general else None, settings.select)
             losses = [loss for loss in (kept[1], kept[3]) if loss is not None]
             allowed = all(loss <= settings.select.max_general_loss for loss in losses)
-            points.append(Point(weight, score, score - dev, *kept, allowed))
+            points.append(Point(weight, score, score - zero, *kept, allowed))
+            by_query.append(values)
             bar.advance()
-    return points
+    return points, by_query
 
 
 def _kept(
@@ -155,9 +165,11 @@ def _kept(
     )
 
 
-def _dev(part: Dataset, encoder: Encoder) -> float:
+def _dev(part: Dataset, encoder: Encoder) -> tuple[float, dict[str, float]]:
+    """The dev score, and that of every query; scored pairs have only the one."""
     if part.task == "similarity":
         pairs = part.pairs["dev"]
-        return correlation(np.array([pair.score for pair in pairs]), pair_cosines(encoder, pairs))
+        return correlation(np.array([pair.score for pair in pairs]), pair_cosines(encoder, pairs)), {}
     qrels = part.qrels["dev"]
-    return mean(of_metric(per_query(qrels, rank(encoder, part, list(qrels), 10), [PRIMARY]), PRIMARY))
+    values = of_metric(per_query(qrels, rank(encoder, part, list(qrels), 10), [PRIMARY]), PRIMARY)
+    return mean(values), values

@@ -13,12 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from shoptalk.retrieval.significance import clearly_higher
 from shoptalk.workspace import write_atomically
 
 METRIC = "dev"
-_CLEARLY = 2.0
 _SCORES = "eval/dev-{step}.json"
 
 
@@ -35,8 +33,7 @@ class DevScores:
         one, two = self._read(step), self._read(other)
         if one is None or two is None:
             return True
-        difference, error = paired_difference(one, two, self.groups)
-        return difference > _CLEARLY * error
+        return clearly_higher(one, two, self.groups)
 
     def _read(self, step: int) -> dict[str, float] | None:
         path = self.folder / _SCORES.format(step=step)
@@ -47,24 +44,6 @@ def write_scores(output_path: str, step: int, scores: Mapping[str, float]) -> No
     """Keep the scores of an evaluation. output_path: the folder that the trainer gives to its evaluator."""
     text = json.dumps(dict(scores))
     write_atomically(Path(output_path).parent / _SCORES.format(step=step), text)
-
-
-def paired_difference(
-    one: Mapping[str, float], two: Mapping[str, float], groups: Mapping[str, str]
-) -> tuple[float, float]:
-    """The mean of one minus two over their queries, and its standard error with groups as the unit of chance.
-
-    Source: the linearised variance of a mean over clusters, Cochran 1977, chapter 9. A single group has an infinite error.
-    """
-    differences = np.array([one[query] - two[query] for query in one])
-    mean = float(differences.mean())
-    names = {name: i for i, name in enumerate(dict.fromkeys(groups.get(query, query) for query in one))}
-    if len(names) < 2:
-        return mean, float("inf")
-    sums = np.zeros(len(names))
-    np.add.at(sums, [names[groups.get(query, query)] for query in one], differences - mean)
-    variance = float((sums**2).sum()) * len(names) / (len(names) - 1)
-    return mean, variance**0.5 / len(differences)
 
 
 def evaluations(history: Sequence[Mapping[str, Any]]) -> dict[int, float]:
