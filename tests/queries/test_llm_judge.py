@@ -1,22 +1,19 @@
-"""The judge against a server that speaks the providers' protocols (tests/queries/llm/llm_server.py)."""
+"""The judge against a server that speaks the providers' protocols (tests/llm_server.py)."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from llm_server import LLMServer
 from shoptalk.errors import NotConfirmed, SettingsError
 from shoptalk.queries.generators import Draft
 from shoptalk.queries.llm_judge import CRITERIA, LLMJudge
 from shoptalk.records import Passage
 from shoptalk.settings import make_settings
-
-sys.path.insert(0, str(Path(__file__).parent / "llm"))
-from llm_server import LLMServer
 
 PASSAGES = [
     Passage("p1", "The form is sent to the office.", "Guide"),
@@ -56,7 +53,7 @@ def judge(server: LLMServer, tmp_path: Path, provider: str = "openai", confirm=N
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.setenv(name, "sk-test")
-    monkeypatch.setattr("shoptalk.queries.llm.asking._FIRST_WAIT_S", 0.005)
+    monkeypatch.setattr("shoptalk.llm.asking._FIRST_WAIT_S", 0.005)
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from report.assessed import card, comparison_more, corpus_map, gate_systems, retention
 from report.trained_on import SECOND_ROUND, write_made_queries, write_mined, write_usage
 from shoptalk.beir import write_dataset, write_jsonl
 from shoptalk.evaluation.comparison import Measured, compare_measured, outcomes, per_query_rows
@@ -41,6 +42,12 @@ class Kind:
     term: str = "LLM"
     terms: int = 9
     trained_on: bool = True  # made queries, an LLM's usage, mined negatives, a second round, weak labels
+    assessed: bool = (
+        True  # the gate's systems, table, slices, holes, retention, frontier, map: False is a run of an earlier version
+    )
+    text: str = "Text of passage {i}. "
+    candidate: str = "models/candidate"
+    source: str = "doc"
 
 
 def make_run(folder: Path, kind: Kind | None = None, settings: dict[str, Any] | None = None) -> StageContext:
@@ -53,14 +60,19 @@ def make_run(folder: Path, kind: Kind | None = None, settings: dict[str, Any] | 
     weak = {"weak_training_pairs": 30, "click_queries": {"train": 24, "dev": 0, "test": 0}} if kind.trained_on else {}
     audit = _audit("retrieval", queries, kind.origin) | {"rejected": {"empty": 2}}
     _json(folder / "dataset" / "audit.json", audit | weak)
-    _baseline(folder, "ndcg@10", {"bm25": {"ndcg@10": 0.41}, "bm25_ci95": [0.33, 0.49]})
+    more = gate_systems(kind.candidate) if kind.assessed else {}
+    _baseline(folder, "ndcg@10", {"bm25": {"ndcg@10": 0.41}, "bm25_ci95": [0.33, 0.49], **more})
     _candidates(folder, "ndcg@10", SECOND_ROUND if kind.trained_on else {})
     if kind.trained_on:
         write_made_queries(folder / "queries", kind.query, resolved)
         write_usage(folder / "queries", kind.term)
         write_mined(folder / "examples", make_settings({"negatives": {"mine": 4}}))
     _evaluation(folder / "evaluation", dataset, kind, resolved)
-    return _stage(folder, resolved, kind)
+    stage = _stage(folder, resolved, kind)
+    if kind.assessed:
+        _json(folder / "model" / "shoptalk.json", card(resolved))
+        _json(folder / "diagnosis" / "map.json", corpus_map(list(dataset.passages), kind.term, f"{kind.term} cluster"))
+    return stage
 
 
 def make_similarity_run(folder: Path, kind: Kind | None = None, n: int = 60) -> StageContext:
@@ -88,17 +100,19 @@ def make_similarity_run(folder: Path, kind: Kind | None = None, n: int = 60) -> 
         for i, pair in enumerate(pairs)
     ]  # fmt: skip
     delta = spearman_delta(gold, before, after, names, 200, 1)
-    record = {
+    record: dict[str, Any] = {
         "base": {"spearman": correlation(_array(gold), _array(before))},
         "tuned": {"spearman": correlation(_array(gold), _array(after))},
     }
+    if kind.assessed:
+        record |= {"retention": retention(resolved)}
     _write_comparison(folder / "evaluation", record, {"spearman": delta}, rows, "spearman", kind, resolved)
     return _stage(folder, resolved, kind)
 
 
 def _dataset(kind: Kind) -> Dataset:
     passages = {
-        f"p{i}": Passage(f"p{i}", f"Text of passage {i}. " * 20, kind.title.format(i=i), f"doc{i % 3}.md")
+        f"p{i}": Passage(f"p{i}", kind.text.format(i=i) * 20, kind.title.format(i=i), f"{kind.source}{i % 3}.md")
         for i in range(kind.n_queries)
     }
     queries = {f"q{i}": Query(f"q{i}", kind.query.format(i=i)) for i in range(kind.n_queries)}
@@ -129,8 +143,12 @@ def _evaluation(folder: Path, dataset: Dataset, kind: Kind, settings: Settings) 
         systems[name] = Measured(mean(values), values, ranking)
         write_trec(folder / f"{name}.trec", ranking, name)
     deltas = compare_measured(systems["base"], systems["tuned"], dataset.groups, settings.evaluate, 1)
-    record = {name: system.metrics for name, system in systems.items()}
+    record: dict[str, Any] = {name: system.metrics for name, system in systems.items()}
     rows = per_query_rows(dataset, systems["base"], systems["tuned"])
+    if kind.assessed:
+        both = {name: systems[name].ranking for name in ("base", "tuned")}
+        values = systems["base"].per_query, systems["tuned"].per_query
+        record |= comparison_more(dataset, *values, both, settings, kind.source)
     _write_comparison(folder, record, deltas, rows, PRIMARY, kind, settings)
 
 
@@ -143,8 +161,10 @@ def _write_comparison(
     kind: Kind,
     settings: Settings,
 ) -> None:
-    verdict = judge(deltas, metric, len(rows), kind.origin, 120, settings.evaluate, settings.baseline)
-    rule = RULE.format(metric=SHOWN[metric], min_gain=settings.evaluate.min_gain, min_test=settings.evaluate.min_test)
+    evaluate, kept = settings.evaluate, record.get("retention")
+    verdict = judge(deltas, metric, len(rows), kind.origin, 120, evaluate, settings.baseline, kept)
+    limit = settings.select.max_general_loss
+    rule = RULE.format(metric=SHOWN[metric], min_gain=evaluate.min_gain, min_test=evaluate.min_test, limit=limit)
     record = record | {
         "delta": {name: delta.as_json() for name, delta in deltas.items()},
         "verdict": verdict.word, "reasons": list(verdict.reasons), "rule": rule, "metric": metric,

@@ -72,7 +72,7 @@ def page_of(stage: StageContext) -> Page:
 
 
 def first_screen(page: Page) -> str:
-    return page.words.split(" Gate Metrics ")[0]
+    return page.words.split(" Gate Comparison ")[0]
 
 
 def test_first_screen_has_verdict_gain_interval_and_reasons(tmp_path: Path) -> None:
@@ -182,7 +182,10 @@ def test_policy_names_the_scripts_that_are_there(tmp_path: Path) -> None:
         attributes["content"] for tag, attributes in page.tags if tag == "meta" and "http-equiv" in attributes
     )
     hashes = re.findall(r"'sha256-([^']+)'", html.unescape(policy or ""))
-    assert hashes == [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in page.scripts[1:]]
+    assert hashes == [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in page.scripts[-4:]]
+    assert len(page.scripts) == 7
+    types = [attributes.get("type") for tag, attributes in page.tags if tag == "script"]
+    assert types == ["application/json"] * 3 + [None] * 4
 
 
 def test_report_is_the_same_in_another_process(tmp_path: Path) -> None:
@@ -202,13 +205,13 @@ def test_report_is_the_same_in_another_process(tmp_path: Path) -> None:
 
 
 def test_scored_pairs_show_cosines_and_the_largest_changes(tmp_path: Path) -> None:
-    page = page_of(make_similarity_run(tmp_path))
+    page = page_of(make_similarity_run(tmp_path, Kind(assessed=False)))
     assert set(page.charts) == {"dev", "loss", "before", "after"}
     assert "Spearman" in first_screen(page)
     assert "60 test pairs scored by people" in first_screen(page)
     assert "Moved nearer to their score: 54 pairs, the 10 largest" in page.words
     assert "Moved away from their score: 6 pairs" in page.words
-    assert "nDCG" not in page.words
+    assert "nDCG" not in page.words.split("The rule.")[0]
     assert "BM25" not in page.words
 
 

@@ -26,7 +26,8 @@ def test_result_has_the_promised_shape(tmp_path: Path) -> None:
     result = result_of(make_run(tmp_path, Kind(findings=(FINDING,), evaluations=3)))
     assert result["verdict"] == "ship"
     assert result["reasons"][0].startswith("the tuned model is better: nDCG@10 +")
-    assert result["gate"] == {"decision": "tune", "reasons": ["120 training pairs: 500 is a sensible minimum"]}
+    assert result["gate"]["decision"] == "tune"
+    assert result["gate"]["reasons"] == ["120 training pairs: 500 is a sensible minimum"]
     assert {"ndcg@10", "mrr@10", "recall@10", "recall@100", "map@100"} <= result["base"].keys()
     assert result["base"].keys() == result["tuned"].keys() == result["delta"].keys() == result["bm25"].keys()
     delta = result["delta"]["ndcg@10"]
@@ -40,6 +41,20 @@ def test_result_has_the_promised_shape(tmp_path: Path) -> None:
     assert result["base_model"]["name"] == "builtin:all-MiniLM-L6-v2"
     assert len(result["base_model"]["sha256"]) == 64
     assert result["test_evaluations"] == 3
+
+
+def test_what_the_gate_and_the_retention_measured_is_for_programs_too(tmp_path: Path) -> None:
+    result = result_of(make_run(tmp_path))
+    assert [system["name"] for system in result["gate"]["systems"]] == ["base", "bm25", "fused", "models/candidate"]
+    assert result["gate"]["power"]["for_gain"] == 0.02
+    assert result["retention"]["general"]["delta"]["value"] == -0.008
+    assert {row["by"] for row in result["slices"]} == {"query length", "query language", "source"}
+
+
+def test_a_run_of_an_earlier_version_has_no_such_keys(tmp_path: Path) -> None:
+    result = result_of(make_run(tmp_path, Kind(assessed=False)))
+    assert result["gate"].keys() == {"decision", "reasons"}
+    assert not {"retention", "slices"} & result.keys()
 
 
 def test_seconds_are_those_of_the_stages_before(tmp_path: Path) -> None:

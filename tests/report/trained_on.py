@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from shoptalk.llm.journal import Usage
 from shoptalk.queries.checks import Refused
 from shoptalk.queries.generators import Draft
 from shoptalk.queries.llm.generating import UsageReport
-from shoptalk.queries.llm.journal import Usage
 from shoptalk.queries.yields import yields
 from shoptalk.records import Dataset, Passage, Qrels, Query
 from shoptalk.settings import Settings

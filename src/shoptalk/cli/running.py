@@ -49,12 +49,12 @@ STAGE_HELP = {
     "ingest": "Read the documents (or a BEIR folder, or labels) into passages.",
     "queries": "Map labelled queries to passages, or make queries where there are no labels.",
     "dataset": "Check, cluster near-duplicates, split without leaks, audit.",
-    "baseline": "Measure the base model and BM25, and say whether tuning is likely to pay (the gate).",
+    "baseline": "Measure the base model, BM25, both fused and other models, and say whether tuning is likely to pay (the gate).",
     "negatives": "Build training examples; mine hard negatives if asked to.",
     "train": "Fine-tune the base model; keep the last checkpoint, unless dev is sure of a better one.",
     "evaluate": "Compare base and tuned model on the test split, with intervals.",
-    "diagnose": "Look for what went wrong: memorised, unchanged, worse, duplicates, one-sided bias.",
-    "report": "Write report.html and result.json.",
+    "diagnose": "Look for what went wrong, from leaks and collapse to forgetting, hubs and drift.",
+    "report": "Write report.html and result.json, or Markdown; given several finished run folders, compare them.",
 }
 
 
@@ -99,9 +99,11 @@ class Request:
 
 def add_commands(app: typer.Typer) -> None:
     """Put `run` and the stages' commands on the app, in the order of the way of the data."""
+    from shoptalk.cli.reporting import report  # which takes its options from here
+
     app.command(name="run")(run)
     for name, text in STAGE_HELP.items():
-        own: dict[str, Callable[..., int]] = {"train": _train, "ingest": _ingest, "queries": _queries}
+        own: dict[str, Callable[..., int]] = {"train": _train, "ingest": _ingest, "queries": _queries, "report": report}
         command = own.get(name) or _stage_command(name)
         app.command(name=name, help=text + " Runs the stages before it if they are not done.")(command)
 

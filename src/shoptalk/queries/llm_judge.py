@@ -2,33 +2,28 @@
 
 The four: does the passage answer the query (relevance), is it about this passage rather than many (specificity), would someone
 type it (naturalness), is it understood without the passage (self-containedness). Calls go through the journal, the caps and the
-retries of `shoptalk.queries.llm`, so a judgement that was paid for is never paid for again.
+retries of `shoptalk.llm`, so a judgement that was paid for is never paid for again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shoptalk.errors import NotConfirmed, SettingsError
-from shoptalk.progress import task
+from shoptalk.llm.answering import answer_jobs
+from shoptalk.llm.fencing import defused
+from shoptalk.llm.journal import Journal, Usage, open_journal
+from shoptalk.llm.messages import Request
+from shoptalk.llm.providers import Provider, connect
+from shoptalk.llm.spending import Budget
 from shoptalk.queries.generators import Draft
-from shoptalk.queries.llm.asking import Asker
-from shoptalk.queries.llm.guarding import defused
 from shoptalk.queries.llm.jobs import Job
-from shoptalk.queries.llm.journal import Journal, Usage, open_journal
-from shoptalk.queries.llm.prompting import Request
-from shoptalk.queries.llm.providers import Provider, connect
-from shoptalk.queries.llm.spending import Budget
 from shoptalk.records import Passage
 from shoptalk.settings import Settings
 from shoptalk.workspace import digest_of
@@ -67,22 +62,14 @@ class Verdicts(BaseModel):
     scores: list[Scores]
 
 
-class JudgeRequest(Request):
-    """A request whose answer is `Verdicts`."""
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        """The schema of the answer, in the part of the language that providers enforce (no bounds on numbers)."""
-        schema = Verdicts.model_json_schema()
-        for name in CRITERIA:
-            for bound in ("minimum", "maximum"):
-                schema["$defs"]["Scores"]["properties"][name].pop(bound, None)
-        return schema
-
-    @cached_property
-    def wire(self) -> bytes:
-        """All bytes that can become prompt tokens."""
-        return f"{self.system}{self.user}{self.schema}".encode("utf-8", "surrogatepass")
+@cache
+def _schema() -> dict[str, Any]:
+    """The schema of `Verdicts`, in the part of the language that providers enforce (no bounds on numbers)."""
+    schema = Verdicts.model_json_schema()
+    for name in CRITERIA:
+        for bound in ("minimum", "maximum"):
+            schema["$defs"]["Scores"]["properties"][name].pop(bound, None)
+    return schema
 
 
 class LLMJudge:
@@ -116,9 +103,8 @@ class LLMJudge:
             provider = connect(self._settings.llm)
             before = journal.spent
             self._estimate(jobs, journal, provider)
-            with ThreadPoolExecutor(1) as pool:  # a thread of its own, since a notebook's event loop runs already
-                work = contextvars.copy_context().run
-                pool.submit(work, asyncio.run, self._ask(jobs, journal, provider)).result()
+            llm = self._settings.llm
+            answer_jobs(jobs, partial(self._next, journal, provider), llm, journal, provider, f"{llm.model} judges")
             self.spent = self.spent + (journal.spent - before)
             found: dict[tuple[str, str], Scores] = {}
             for job in jobs:
@@ -131,7 +117,7 @@ class LLMJudge:
         return [_reason(found.get((draft.passage_ids[0], draft.text)), least) for draft in drafts]
 
     def _estimate(self, jobs: Sequence[Job], journal: Journal, provider: Provider) -> None:
-        waiting = [request for job in jobs if (request := self._next(job, journal, provider)) is not None]
+        waiting = [request for job in jobs if (request := self._next(journal, provider, job)) is not None]
         prices = Budget(self._settings.llm, journal).prices
         likely = sum((prices.likely(request) for request in waiting), Usage())
         cost = f", about {likely.cost:.4f} in money" if prices.known else ""
@@ -143,25 +129,16 @@ class LLMJudge:
         if waiting and self._confirm is not None and not self._confirm(words):
             raise NotConfirmed(f"stopped before the first call: {words}")
 
-    async def _ask(self, jobs: Sequence[Job], journal: Journal, provider: Provider) -> None:
-        llm = self._settings.llm
-        asker = Asker(provider, journal, Budget(llm, journal), llm, np.random.default_rng(llm.seed))
-        try:
-            with task(f"{llm.model} judges", len(jobs)) as bar:
-                await asker.answer_all(jobs, lambda job: self._next(job, journal, provider), bar)
-        finally:
-            await provider.close()
-
-    def _request(self, job: Job, attempt: int) -> JudgeRequest:
+    def _request(self, job: Job, attempt: int) -> Request:
         llm = self._settings.llm
         shown = defused(job.passages[0].content)[:_PASSAGE_CHARS]
         queries = [f"{i}. {' '.join(defused(text).split())}" for i, text in enumerate(job.slots, 1)]
         fence = f"FENCE-{digest_of([shown, *queries])[:16]}"
         user = "\n".join([f"Document and queries stand between lines {fence}.", fence, shown, fence, *queries, fence])
         key = digest_of(["judge", PROMPT_VERSION, llm.provider, llm.model, llm.temperature, llm.seed, user, attempt])
-        return JudgeRequest(_SYSTEM, user, job.slots, 0, llm.answer_tokens, key)
+        return Request(_SYSTEM, user, _schema(), "scores", len(job.slots), llm.answer_tokens, key)
 
-    def _next(self, job: Job, journal: Journal, provider: Provider) -> Request | None:
+    def _next(self, journal: Journal, provider: Provider, job: Job) -> Request | None:
         for attempt in range(self._settings.llm.attempts):
             request = self._request(job, attempt)
             body = journal.body(request.key)

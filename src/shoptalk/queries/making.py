@@ -7,14 +7,15 @@ cuts.jsonl (text to take out of passages because it became a query), rejected.js
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoptalk.beir import looks_like_beir, read_passages, read_qrels, read_queries, write_jsonl, write_queries
-from shoptalk.errors import NotConfirmed, SourceError
+from shoptalk.errors import SourceError
 from shoptalk.labelled import Label, LabelledFile, is_labelled_file, read_labelled
+from shoptalk.llm.spending import who_agrees
 from shoptalk.models.encoder import CachedEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.queries.checks import Refused
@@ -220,7 +221,7 @@ def _written(passages: list[Passage], stage: StageContext, made: Made) -> list[D
     """Drafts by the language model that the settings name. Its paid answers lie in the cache, which outlives the stage."""
     from shoptalk.queries.llm import generate_with_llm
 
-    agree = _spending(stage)
+    agree = who_agrees(stage)
     found = generate_with_llm(
         passages,
         stage.settings.llm,
@@ -239,22 +240,7 @@ def _llm_judge(passages: list[Passage], stage: StageContext) -> LLMJudge | None:
         return None
     from shoptalk.queries.llm_judge import LLMJudge
 
-    return LLMJudge(passages, stage.settings, stage.cache / "llm", _spending(stage))
-
-
-def _spending(stage: StageContext) -> Callable[[str], bool]:
-    """Who agrees to what a language model will cost: the person at the keyboard, or else a cap in the settings."""
-    llm = stage.settings.llm
-    capped = llm.max_cost is not None or llm.max_total_tokens is not None or llm.provider == "transformers"
-
-    def without_a_person(words: str) -> bool:
-        if not capped:
-            raise NotConfirmed(
-                f"{words}. Nobody can be asked here and there is no cap: set llm.max_total_tokens or llm.max_cost, or give --yes"
-            )
-        return True
-
-    return stage.confirm or without_a_person
+    return LLMJudge(passages, stage.settings, stage.cache / "llm", who_agrees(stage))
 
 
 def _few_shot(passages: Sequence[Passage], made: Made) -> list[tuple[str, str]]:

@@ -1,68 +1,20 @@
-"""The charts, as Vega-Lite specifications built with Altair.
-
-Colours are CSS variables of the page, so that one specification is right in light, in dark and on paper, without redrawing.
-Every chart takes its width from the page and carries at most 2,000 points.
-"""
+"""The charts of the training and of every query. They carry at most 2,000 points."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
 from shoptalk.report.artifacts import Artifacts
-from shoptalk.report.wording import count, learning_words, plain
-from shoptalk.retrieval.metrics import PRIMARY, SHOWN
+from shoptalk.report.vega import AFTER, BEFORE, INK, LOSS, MUTED, PAGE, Chart, data, dots, note, spec
+from shoptalk.report.wording import count, learning_words, plain, shown
+from shoptalk.retrieval.metrics import PRIMARY
 
 MAX_POINTS = 2_000
 _TEXT_CHARS = 120
-_BEFORE, _AFTER, _LOSS, _INK, _MUTED, _GRID, _PAGE = (
-    f"var(--{name})" for name in ("before", "after", "loss", "ink", "muted", "line", "page")
-)
-
-CONFIG: dict[str, Any] = {
-    "background": "transparent",
-    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
-    "aria": False,
-    "padding": {"left": 4, "top": 4, "right": 12, "bottom": 4},
-    "view": {"stroke": None},
-    "axis": {
-        "labelColor": _MUTED,
-        "titleColor": _MUTED,
-        "gridColor": _GRID,
-        "domainColor": _GRID,
-        "tickColor": _GRID,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "titlePadding": 8,
-        "labelPadding": 6,
-        "tickCount": 5,
-        "ticks": False,
-    },
-    "legend": {
-        "labelColor": _INK,
-        "titleColor": _MUTED,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "orient": "top",
-        "symbolStrokeColor": _MUTED,
-    },
-}
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart with its heading and a sentence that says what it shows (also its text alternative)."""
-
-    name: str
-    title: str
-    caption: str
-    spec: dict[str, Any]
 
 
 def learning_charts(run: Artifacts) -> list[Chart]:
@@ -70,14 +22,14 @@ def learning_charts(run: Artifacts) -> list[Chart]:
     loss_words, dev_words = learning_words(run)
     losses = [{"step": row["step"], "loss": row["loss"]} for row in run.log if "loss" in row]
     x = alt.X("step:Q", title="training step", axis=alt.Axis(tickMinStep=1, grid=False))
-    loss = _chart(losses).mark_line(color=_LOSS, strokeWidth=2, point=_dots(_LOSS)).encode(
+    loss = data(losses).mark_line(color=LOSS, strokeWidth=2, point=dots(LOSS)).encode(
         x=x,
         y=alt.Y("loss:Q", title="training loss"),
         tooltip=[alt.Tooltip("step:Q"), alt.Tooltip("loss:Q", format=".3f")],
     )  # fmt: skip
     return [
-        Chart("dev", "Dev score while training", dev_words, _spec(_dev_curve(run, x), 240)),
-        Chart("loss", "Training loss", loss_words, _spec(loss, 240)),
+        Chart("dev", "Dev score while training", dev_words, spec(_dev_curve(run, x), 240)),
+        Chart("loss", "Training loss", loss_words, spec(loss, 240)),
     ]
 
 
@@ -86,21 +38,21 @@ def _dev_curve(run: Artifacts, x: Any) -> Any:
     scores = [
         {"step": row["step"], "score": row["dev"], "kept": row["step"] == best} for row in run.log if "dev" in row
     ]
-    y = alt.Y("score:Q", title=SHOWN[run.training["metric"]], scale=alt.Scale(zero=False, nice=True, padding=12))
+    y = alt.Y("score:Q", title=shown(run.training["metric"]), scale=alt.Scale(zero=False, nice=True, padding=12))
     tooltip = [alt.Tooltip("step:Q"), alt.Tooltip("score:Q", format=".3f", title="dev score")]
-    base = _chart([{"score": run.training["base_dev"], "label": "base model"}])
-    line = _chart(scores).mark_line(color=_AFTER, strokeWidth=2, point=_dots(_AFTER)).encode(x=x, y=y, tooltip=tooltip)
-    kept = _chart([row for row in scores if row["kept"]])
+    base = data([{"score": run.training["base_dev"], "label": "base model"}])
+    line = data(scores).mark_line(color=AFTER, strokeWidth=2, point=dots(AFTER)).encode(x=x, y=y, tooltip=tooltip)
+    kept = data([row for row in scores if row["kept"]])
     return alt.layer(
-        base.mark_rule(color=_BEFORE, strokeDash=[5, 4], strokeWidth=1.5).encode(y=y),
-        base.mark_text(color=_MUTED, align="right", baseline="bottom", dy=-4, fontSize=12).encode(
+        base.mark_rule(color=BEFORE, strokeDash=[5, 4], strokeWidth=1.5).encode(y=y),
+        base.mark_text(color=MUTED, align="right", baseline="bottom", dy=-4, fontSize=12).encode(
             y=y, x=alt.value("width"), text="label:N"
         ),
         line,
-        kept.mark_point(color=_AFTER, filled=False, size=220, strokeWidth=2, opacity=1).encode(
+        kept.mark_point(color=AFTER, filled=False, size=220, strokeWidth=2, opacity=1).encode(
             x=x, y=y, tooltip=tooltip
         ),
-        kept.mark_text(color=_MUTED, align="center", baseline="top", dy=14, fontSize=12).encode(
+        kept.mark_text(color=MUTED, align="center", baseline="top", dy=14, fontSize=12).encode(
             x=x, y=y, text=alt.value("kept")
         ),
     )
@@ -113,14 +65,14 @@ def retrieval_charts(run: Artifacts) -> list[Chart]:
 
 def _scatter(run: Artifacts) -> Chart:
     rows = sample(run.per_query)
-    name = SHOWN[PRIMARY]
+    name = shown(PRIMARY)
     scale = alt.Scale(domain=[0, 1], nice=False, padding=10)
     x, y = alt.X("x:Q", title=f"{name} before", scale=scale), alt.Y("y:Q", title=f"{name} after", scale=scale)
-    diagonal = _chart([{"x": 0, "y": 0}, {"x": 1, "y": 1}])
+    diagonal = data([{"x": 0, "y": 0}, {"x": 1, "y": 1}])
     layers = alt.layer(
-        diagonal.mark_line(color=_BEFORE, strokeDash=[4, 4], strokeWidth=1).encode(x=x, y=y),
-        _note(0.03, 0.9, "better after tuning", "left"),
-        _note(0.97, 0.1, "worse after tuning", "right"),
+        diagonal.mark_line(color=BEFORE, strokeDash=[4, 4], strokeWidth=1).encode(x=x, y=y),
+        note(0.03, 0.9, "better after tuning", "left"),
+        note(0.97, 0.1, "worse after tuning", "right"),
         _circles(_overlaid(rows)),
     )
     sampled = "" if len(rows) == len(run.per_query) else f" {len(rows):,} of {len(run.per_query):,} queries are drawn."
@@ -128,15 +80,7 @@ def _scatter(run: Artifacts) -> Chart:
         f"{name} of every test query before (across) and after (up). Above the diagonal is better: {len(run.won):,} queries won, "
         f"{len(run.lost):,} lost, {run.comparison['unchanged']:,} unchanged.{sampled}"
     )
-    return Chart("scatter", "Every query, before and after", caption, _spec(layers, 380))
-
-
-def _note(x: float, y: float, text: str, align: str) -> Any:
-    return (
-        _chart([{"x": x, "y": y, "text": text}])
-        .mark_text(color=_MUTED, align=align, fontSize=12)
-        .encode(x="x:Q", y="y:Q", text="text:N")
-    )
+    return Chart("scatter", "Every query, before and after", caption, spec(layers, 380))
 
 
 def _circles(points: list[dict[str, Any]]) -> Any:
@@ -157,7 +101,7 @@ def _circles(points: list[dict[str, Any]]) -> Any:
         alt.Tooltip("y:Q", format=".3f", title="after"),
         alt.Tooltip("queries:Q"),
     ]
-    circles = _chart(points).mark_circle(color=_AFTER, opacity=0.6, stroke=_PAGE, strokeWidth=1)
+    circles = data(points).mark_circle(color=AFTER, opacity=0.6, stroke=PAGE, strokeWidth=1)
     return circles.encode(x="x:Q", y="y:Q", size=size, tooltip=tooltip)
 
 
@@ -188,9 +132,9 @@ def _ranks(run: Artifacts) -> Chart:
         for name, n in zip(names, places[model], strict=True)
     ]
     color = alt.Color(
-        "model:N", title=None, sort=None, scale=alt.Scale(domain=["before", "after"], range=[_BEFORE, _AFTER])
+        "model:N", title=None, sort=None, scale=alt.Scale(domain=["before", "after"], range=[BEFORE, AFTER])
     )
-    base = _chart(rows).encode(
+    base = data(rows).encode(
         y=alt.Y(
             "place:N", sort=None, title=None, axis=alt.Axis(grid=False, domain=False), scale=alt.Scale(paddingInner=0.3)
         ),
@@ -204,14 +148,14 @@ def _ranks(run: Artifacts) -> Chart:
         tooltip=[alt.Tooltip("place:N"), alt.Tooltip("model:N"), alt.Tooltip("queries:Q")],
     )
     bars = base.mark_bar(cornerRadiusEnd=2).encode(color=color)
-    labels = base.mark_text(align="left", dx=4, color=_INK, fontSize=12).encode(text="queries:Q")
+    labels = base.mark_text(align="left", dx=4, color=INK, fontSize=12).encode(text="queries:Q")
     first = [places[model][0] for model in ("before", "after")]
     top = [sum(places[model][:3]) for model in ("before", "after")]
     caption = (
         f"Where the first right passage stands. In first place for {first[0]:,} queries before and {first[1]:,} after; among the "
         f"first ten for {top[0]:,} before and {top[1]:,} after, of {count(len(run.per_query), 'test query')}."
     )
-    return Chart("ranks", "Where the right passage stands", caption, _spec(alt.layer(bars, labels), 380))
+    return Chart("ranks", "Where the right passage stands", caption, spec(alt.layer(bars, labels), 380))
 
 
 def rank_places(run: Artifacts) -> dict[str, list[int]]:
@@ -233,12 +177,12 @@ def similarity_charts(run: Artifacts) -> list[Chart]:
     """Scored pairs: the score that people gave and the cosine, before and after."""
     rows = sample(run.per_query)
     charts = []
-    for name, system, color in (("before", "base", _BEFORE), ("after", "tuned", _AFTER)):
+    for name, system, color in (("before", "base", BEFORE), ("after", "tuned", AFTER)):
         points = [
             {"score": row["score"], "cosine": round(row[system]["cosine"], 4), "pair": _short(row["text"])}
             for row in rows
         ]
-        chart = _chart(points).mark_circle(color=color, opacity=0.6, size=45).encode(
+        chart = data(points).mark_circle(color=color, opacity=0.6, size=45).encode(
             x=alt.X("score:Q", title="score given", scale=alt.Scale(zero=False, nice=True, padding=8)),
             y=alt.Y("cosine:Q", title="cosine", scale=alt.Scale(domain=_cosine_range(rows), nice=False, padding=8)),
             tooltip=[alt.Tooltip("pair:N"), alt.Tooltip("score:Q"), alt.Tooltip("cosine:Q", format=".3f")],
@@ -248,7 +192,7 @@ def similarity_charts(run: Artifacts) -> list[Chart]:
             f"Score given (across) and cosine of the {'base' if system == 'base' else 'tuned'} model (up) for "
             f"{count(len(rows), 'test pair')}; Spearman {plain(value)}. The nearer to a rising line, the better."
         )
-        charts.append(Chart(name, f"{name.capitalize()} tuning", caption, _spec(chart, 320)))
+        charts.append(Chart(name, f"{name.capitalize()} tuning", caption, spec(chart, 320)))
     return charts
 
 
@@ -264,22 +208,6 @@ def sample(rows: Sequence[dict[str, Any]], most: int = MAX_POINTS) -> list[dict[
         return list(rows)
     ordered = sorted(rows, key=lambda row: (row["change"], row["query_id"]))
     return [ordered[i * (len(ordered) - 1) // (most - 1)] for i in range(most)]
-
-
-def _chart(rows: list[dict[str, Any]]) -> Any:
-    return alt.Chart(alt.InlineData(values=rows))
-
-
-def _dots(color: str) -> Any:
-    return alt.OverlayMarkDef(color=color, size=36, filled=True)
-
-
-def _spec(chart: Any, height: int) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.properties(width="container", height=height).to_dict()
-    # The page names the version and the colours; without these keys the specification is the same in every process.
-    for key in ("$schema", "config"):
-        spec.pop(key, None)
-    return spec
 
 
 def _short(text: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shoptalk.report.wording import signed
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -25,6 +27,32 @@ class Bar:
     name: str
     count: int
     size: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a bar that stands for a whole: where it begins and how wide it is, in percent. value: in words."""
+
+    name: str
+    value: str
+    start: float
+    width: float
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """A row with value and ci95 in words."""
+    low, high = row["ci95"]
+    return f"{signed(row['value'])}, 95% interval {signed(low)} to {signed(high)}"
+
+
+def parts(shares: Sequence[tuple[str, float, str]]) -> tuple[Part, ...]:
+    """(name, share of the whole, the same in words), in their order; less than nothing is nothing."""
+    found, start = [], 0.0
+    for name, share, value in shares:
+        width = 100 * max(0.0, share)
+        found.append(Part(name, value, round(start, 2), round(width, 2)))
+        start += width
+    return tuple(found)
 
 
 def strips(

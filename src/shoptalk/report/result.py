@@ -19,7 +19,7 @@ def make_result(run: Artifacts) -> dict[str, Any]:
     result = {
         "verdict": comparison["verdict"],
         "reasons": comparison["reasons"],
-        "gate": {"decision": run.gate["decision"], "reasons": run.gate["reasons"]},
+        "gate": _gate(run.gate),
         "metric": run.metric,
         "base": comparison["base"],
         "tuned": comparison["tuned"],
@@ -45,6 +45,13 @@ def make_result(run: Artifacts) -> dict[str, Any]:
         },
         "version": importlib.metadata.version("shoptalk"),
     }
-    if "bm25" in comparison:
-        result["bm25"] = comparison["bm25"]
+    for key in ("bm25", "retention", "slices"):
+        if comparison.get(key):
+            result[key] = comparison[key]
     return result
+
+
+def _gate(gate: dict[str, Any]) -> dict[str, Any]:
+    """The decision, and what it rests on where the gate measured it."""
+    measured = {key: gate[key] for key in ("systems", "power", "forecast") if gate.get(key)}
+    return {"decision": gate["decision"], "reasons": gate["reasons"], **measured}

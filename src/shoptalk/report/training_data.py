@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from shoptalk.records import Passage
 from shoptalk.report.artifacts import Artifacts
+from shoptalk.report.cost import money
 from shoptalk.report.hard_negatives import HardNegatives, hard_negatives
 from shoptalk.report.wording import count, spoken
 
@@ -194,22 +194,16 @@ def _taken(run: Artifacts) -> Taken | None:
     rows = [("Tokens sent", "tokens_in"), ("Tokens written", "tokens_out")]
     table = [(name, *(f"{side[key]:,}" for side in sides)) for name, key in rows]
     if known:
-        table.append(("Cost", *(_money(side["cost"]) for side in sides)))
+        table.append(("Cost", *(money(side["cost"]) for side in sides)))
     return Taken(words, tuple((name, one, both) for name, one, both in table), tuple(notes))
 
 
 def _judging(judge: Mapping[str, Any], known: bool) -> str:
-    cost = f", cost {_money(judge['cost'])}" if known else ""
+    cost = f", cost {money(judge['cost'])}" if known else ""
     words = f"Judging the queries took {judge['tokens_in']:,} tokens sent and {judge['tokens_out']:,} written{cost}."
     if judge["unjudged"]:
         words += f" {count(judge['unjudged'], 'query')} got no usable scores and {'was' if judge['unjudged'] == 1 else 'were'} kept."
     return words
-
-
-def _money(text: str) -> str:
-    """Two digits after the point, or four under 1."""
-    cost = Decimal(text)
-    return f"{cost:,.2f}" if cost == 0 or cost >= 1 else f"{cost:.4f}"
 
 
 # Weak labels

@@ -55,6 +55,45 @@ def count(n: int, noun: str, plural: str = "") -> str:
     return f"{n:,} {plural or (f'{noun[:-1]}ies' if noun.endswith('y') else f'{noun}s')}"
 
 
+def shown(metric: str) -> str:
+    """A metric's name as the field writes it: nDCG@10 for ndcg@10."""
+    return SHOWN.get(metric, metric)
+
+
+def duration(seconds: float) -> str:
+    """0.4 s, 12 s, 3 min 07 s, 2 h 05 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+
+
+def size(n_bytes: float) -> str:
+    """1.5 kB, 23.1 MB: powers of ten, as disks are sold."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= one:
+            return f"{n_bytes / one:.1f} {unit}"
+    return f"{n_bytes:,.0f} B"
+
+
+def speed(seconds: float) -> str:
+    """Seconds for 1,000 passages: 12.3, or < 0.1."""
+    return f"{seconds:,.1f}" if seconds >= 0.05 else "< 0.1"
+
+
+def excerpt(text: str, most: int) -> str:
+    """The beginning of a text on one line, at most `most` characters, cut between words where there are any."""
+    flat = " ".join(text.split())
+    if len(flat) <= most:
+        return flat
+    cut = flat[: most - 1]
+    return f"{cut.rsplit(' ', 1)[0] if ' ' in cut[most // 2 :] else cut}\N{HORIZONTAL ELLIPSIS}"
+
+
 def sentence(text: str) -> str:
     """A fragment as a sentence: first letter large (unless the word has its own capitals, as nDCG), real minus signs, a full stop."""
     text = _HYPHEN_MINUS.sub(MINUS, text)

@@ -5,9 +5,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from llm_server import passages
 
-from shoptalk.queries.llm.checking import Reply, check_reply, honest_kind, longest_shared_run, tidy
+from llm_server import passages
+from shoptalk.llm.messages import Reply
+from shoptalk.queries.llm.checking import check_reply, honest_kind, longest_shared_run, tidy
 from shoptalk.queries.llm.guarding import Guard
 from shoptalk.queries.llm.jobs import choose_slots, make_jobs
 from shoptalk.records import Passage

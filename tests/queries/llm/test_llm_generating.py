@@ -7,11 +7,11 @@ import json
 from collections import Counter
 
 import pytest
-from llm_server import TOKENS_IN, TOKENS_OUT, LLMServer, document, good_answer, per_document, wanted
 
+from llm_server import TOKENS_IN, TOKENS_OUT, LLMServer, document, good_answer, per_document, wanted
 from shoptalk.errors import NotConfirmed, ProviderFailed, ProviderRefused, RunFolderBusy, SettingsError
+from shoptalk.llm.journal import open_journal
 from shoptalk.queries.llm import estimate_llm, generate_with_llm
-from shoptalk.queries.llm.journal import open_journal
 from shoptalk.records import Passage
 from shoptalk.settings import LLMSettings
 

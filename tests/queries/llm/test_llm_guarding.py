@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from llm_server import document, good_answer
 
-from shoptalk.queries.llm.guarding import Guard, defused, seen
+from llm_server import document, good_answer
+from shoptalk.llm.fencing import defused, seen
+from shoptalk.queries.llm.guarding import Guard
 from shoptalk.records import Passage
 
 PLAIN = "Claims are paid within ten days. Send the form W1x to the travel office with all receipts."

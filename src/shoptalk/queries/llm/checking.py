@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 
-from shoptalk.queries.llm.guarding import Guard, common_words, seen
+from shoptalk.llm.fencing import seen
+from shoptalk.llm.messages import Fault, Reply, json_object
+from shoptalk.queries.llm.guarding import Guard, common_words
 from shoptalk.queries.llm.jobs import has_acronym
 from shoptalk.queries.llm.prompting import AskedQuery, AskedQueryWithNegatives, answer_model
 from shoptalk.retrieval.bm25 import words
 from shoptalk.settings import LLMSettings
 
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_MOST_STARTS = 50
 _NEGATIVE_CHARS = 1_500
 _COPIED_WHOLE = 5  # words of a query that stands in the passage as it is
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back, in the same form from every provider. `counted`: tokens in and out, where the provider counts."""
-
-    text: str
-    refusal: str = ""
-    truncated: bool = False
-    too_long: bool = False
-    counted: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +29,6 @@ class Accepted:
     kind: str
     text: str
     negatives: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why a query, or a whole answer, cannot be used."""
-
-    check: str
-    reason: str
-    text: str = ""
 
 
 def check_reply(
@@ -70,7 +48,7 @@ def check_reply(
         ]
     if not reply.text.strip():
         return [], [Fault("empty", "the answer is empty")]
-    found = _json_object(reply.text)
+    found = json_object(reply.text, "queries")
     if found is None:
         cut = reply.truncated
         return [], [
@@ -194,25 +172,3 @@ def seen_only(text: str) -> str:
 
 def _plain(text: str) -> str:
     return " ".join(words(seen(text)))
-
-
-def _json_object(text: str) -> dict[str, Any] | None:
-    """The JSON object in an answer, also within a code fence or among words; of several, the one that holds queries."""
-    text = _THOUGHT.sub("", text)
-    decoder = json.JSONDecoder()
-    first: dict[str, Any] | None = None
-    at = text.find("{")
-    for _ in range(_MOST_STARTS):
-        if at < 0:
-            break
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            end = at + 1
-            value = None
-        if isinstance(value, dict):
-            if "queries" in value:
-                return value
-            first = first or value
-        at = text.find("{", end)
-    return first

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from shoptalk.errors import NotConfirmed, SettingsError
-from shoptalk.progress import task
+from shoptalk.llm.answering import answer_jobs, estimate_answers
+from shoptalk.llm.fencing import FENCE
+from shoptalk.llm.journal import Journal, Usage, open_journal
+from shoptalk.llm.messages import Fault, Reply, Request
+from shoptalk.llm.spending import Estimate, Prices
 from shoptalk.queries.generators import Draft
-from shoptalk.queries.llm.asking import Asker
-from shoptalk.queries.llm.checking import Accepted, Fault, Reply, check_reply
+from shoptalk.queries.llm.checking import Accepted, check_reply
 from shoptalk.queries.llm.guarding import Guard
 from shoptalk.queries.llm.jobs import Job, make_jobs
-from shoptalk.queries.llm.journal import Journal, Usage, open_journal
-from shoptalk.queries.llm.prompting import FENCE, Prompts, Request
-from shoptalk.models.scrubbing import scrubbed_logs
-from shoptalk.queries.llm.spending import Budget, Estimate, Prices
+from shoptalk.queries.llm.prompting import Prompts
 from shoptalk.records import Passage, Rejected
 from shoptalk.settings import LLMSettings
 from shoptalk.workspace import write_atomically
@@ -94,7 +90,7 @@ class _Unloaded:
 
 
 def _reader(settings: LLMSettings) -> _Reader:
-    from shoptalk.queries.llm.providers import connect
+    from shoptalk.llm.providers import connect
 
     return _Unloaded() if settings.provider == "transformers" else connect(settings)
 
@@ -134,7 +130,7 @@ def generate_with_llm(
             if estimate.calls and confirm is not None and not confirm(estimate):
                 raise NotConfirmed(f"stopped before the first call, nothing was spent: {estimate.words}")
             try:
-                _run(work.ask(rng if rng is not None else np.random.default_rng(settings.seed)))
+                work.ask(rng)
             finally:
                 write_usage(folder, work.usage())
         made = work.result()
@@ -218,48 +214,14 @@ class Generation:
         return found
 
     def estimate(self) -> Estimate:
-        """The calls still to make, one for each job that is not done, with what they are likely to take and at worst."""
-        prices = Prices(self.settings)
-        waiting = {key for batch in self.journal.batches.values() if not batch.done for key in batch.calls}
-        found = [
-            request
-            for job in self.jobs
-            if (request := self.next_request(job)) is not None and request.key not in waiting
-        ]
-        likely = sum((prices.likely(request) for request in found), Usage())
-        worst = sum((prices.worst(request) for request in found), Usage())
-        known = prices.known or self.settings.provider == "transformers"
-        return Estimate(
-            provider=self.settings.provider,
-            model=self.settings.model,
-            passages=len(self.jobs),
-            calls=len(found),
-            cached=self._cached,
-            tokens_in=likely.tokens_in,
-            tokens_out=likely.tokens_out,
-            worst_tokens=worst.tokens * self.settings.attempts,
-            cost=likely.cost if known else None,
-            worst_cost=worst.cost * Decimal(self.settings.attempts) if known else None,
-            spent=self.journal.spent,
-            max_cost=self.settings.max_cost,
-            max_total_tokens=self.settings.max_total_tokens,
-        )
+        """See `estimate_answers`."""
+        return estimate_answers(self.jobs, self.next_request, self.settings, self.journal, "passages", self._cached)
 
-    async def ask(self, rng: np.random.Generator) -> None:
+    def ask(self, rng: np.random.Generator | None) -> None:
         """Bring all answers onto the disk. Raises ProviderRefused, ProviderFailed."""
         provider: Any = self._reader
-        asker = Asker(provider, self.journal, Budget(self.settings, self.journal), self.settings, rng)
-        self.faults = asker.faults
-        try:
-            with scrubbed_logs(), task(f"asking {self.settings.model}", len(self.jobs)) as bar:
-                if self.settings.batch or any(not batch.done for batch in self.journal.batches.values()):
-                    from shoptalk.queries.llm.batching import answer_in_batches
-
-                    await answer_in_batches(asker, self.jobs, self.next_request, bar)
-                if not self.settings.batch:
-                    await asker.answer_all(self.jobs, self.next_request, bar)
-        finally:
-            await provider.close()
+        label = f"asking {self.settings.model}"
+        self.faults = answer_jobs(self.jobs, self.next_request, self.settings, self.journal, provider, label, rng)
 
     def result(self) -> Generated:
         """Drafts and rejections, in the order of the jobs."""
@@ -295,14 +257,3 @@ class Generation:
             cost_known=Prices(self.settings).known,
             relabelled=relabelled,
         )
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, also where an event loop runs already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(contextvars.copy_context().run, asyncio.run, work).result()

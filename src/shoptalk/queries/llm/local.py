@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoptalk.errors import ModelError
+from shoptalk.llm.journal import Journal, Usage
+from shoptalk.llm.messages import Reply, Request
 from shoptalk.models.finding import find_model
 from shoptalk.models.loading import quiet_libraries
 from shoptalk.progress import task
-from shoptalk.queries.llm.checking import Reply
 from shoptalk.queries.llm.jobs import DOC2QUERY, Job
-from shoptalk.queries.llm.journal import Journal, Usage
-from shoptalk.queries.llm.prompting import Request
 from shoptalk.settings import LLMSettings
 
 _QUERY_TOKENS = 64  # doc2query models write one short line
@@ -154,4 +153,4 @@ class LocalModel:
 def _as_answer(texts: Sequence[str], request: Request) -> str:
     """Plain texts in the form that all answers are checked in; as many as are still wanted."""
     queries = [{"kind": DOC2QUERY, "text": text} for text in dict.fromkeys(texts)]
-    return json.dumps({"queries": queries[: len(request.slots)]}, ensure_ascii=False)
+    return json.dumps({"queries": queries[: request.n_items]}, ensure_ascii=False)

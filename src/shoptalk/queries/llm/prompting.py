@@ -5,16 +5,14 @@ A request follows from passage, settings and earlier faults alone, so its digest
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shoptalk.queries.llm.guarding import defused
+from shoptalk.llm.fencing import defused, fence_for
+from shoptalk.llm.messages import Request
 from shoptalk.queries.llm.jobs import DOC2QUERY, MULTI_PASSAGE
 from shoptalk.records import Passage
 from shoptalk.settings import LLMSettings, QueryKind
@@ -22,7 +20,6 @@ from shoptalk.workspace import digest_of
 
 PROMPT_VERSION = 1
 """Raised whenever the prompt's words change: answers to other words are other answers."""
-FENCE = "DOCFENCE-"
 _EXAMPLE_CHARS = 400
 
 _KINDS: dict[str, str] = {
@@ -98,30 +95,6 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     return schema
 
 
-@dataclass(frozen=True)
-class Request:
-    """One call: two messages, the slots still open, and the limit on the answer."""
-
-    system: str
-    user: str
-    slots: tuple[str, ...]
-    negatives: int
-    answer_tokens: int
-    key: str
-
-    @cached_property
-    def wire(self) -> bytes:
-        """All bytes that can become prompt tokens; some tokenizers normalise first, which can make a text longer."""
-        text = f"{self.system}{self.user}{answer_schema(self.negatives)}"
-        forms = (text, unicodedata.normalize("NFKC", text))
-        return max((form.encode("utf-8", "surrogatepass") for form in forms), key=len)
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        """The schema of the answer."""
-        return answer_schema(self.negatives)
-
-
 class Prompts:
     """Makes the requests of a generation."""
 
@@ -142,7 +115,8 @@ class Prompts:
         settings = self.settings
         user = "\n\n".join(defused(passage.content) for passage in shown) if self._bare else _user(slots, shown, faults)
         key = digest_of([*self._model, settings.answer_tokens, settings.negatives, self.system, user, attempt])
-        return Request(self.system, user, tuple(slots), settings.negatives, settings.answer_tokens, key)
+        schema = answer_schema(settings.negatives)
+        return Request(self.system, user, schema, "queries", len(slots), settings.answer_tokens, key)
 
     def _system(self, few_shot: Sequence[tuple[str, str]]) -> str:
         settings = self.settings
@@ -172,7 +146,7 @@ class Prompts:
 def _examples(few_shot: Sequence[tuple[str, str]]) -> list[str]:
     if not few_shot:
         return []
-    fence = _mark(*(text for pair in few_shot for text in pair))
+    fence = fence_for(*(text for pair in few_shot for text in pair))
     shown = [f"Found with: {defused(query)}\nText: {defused(text)[:_EXAMPLE_CHARS]}" for query, text in few_shot]
     return [f"How these people search, as examples of style between two lines of {fence}:", fence, *shown, fence]
 
@@ -181,7 +155,7 @@ def _user(slots: Sequence[str], passages: Sequence[Passage], faults: Sequence[st
     shown = [
         (f"Title: {defused(passage.title)}\n" if passage.title else "") + defused(passage.text) for passage in passages
     ]
-    fence = _mark(*shown)
+    fence = fence_for(*shown)
     parts = shown if len(shown) == 1 else [f"Part {i}:\n{part}" for i, part in enumerate(shown, 1)]
     wanted = [f"{i}. {slot}: {_KINDS[slot]}" for i, slot in enumerate(slots, 1)]
     lines = [f"Write {len(slots)} queries, one of each line, with that kind:", *wanted]
@@ -190,9 +164,3 @@ def _user(slots: Sequence[str], passages: Sequence[Passage], faults: Sequence[st
         lines.append(f"An earlier answer could not be used: {'; '.join(hints)}. Do better.")
     lines += [f"The document stands between the two lines {fence}.", fence, *parts, fence]
     return "\n".join(lines)
-
-
-def _mark(*texts: str) -> str:
-    """A mark that no document can hold, since it follows from all of what the document says."""
-    digest = hashlib.sha256("\x1f".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{FENCE}{digest[:16]}"
