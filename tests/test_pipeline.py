@@ -23,7 +23,7 @@ from shoptalk.settings import make_settings
 from toy import sentence_pairs, write_pairs
 
 # What a run depends on, without the clock: everything else must be the same after any number of kills.
-_CLOCK = {"manifest.json", "result.json", "live.jsonl"}
+_CLOCK = {"report.html", "manifest.json", "live.jsonl"}
 _KEPT_APART = {"cache", ".work"}
 
 
@@ -80,18 +80,25 @@ def finished(out: Path) -> list[str]:
 
 
 def contents(out: Path) -> dict[str, str]:
-    """Every file of a run by its digest; result.json without its seconds."""
-    found = {
-        path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(out.rglob("*"))
-        if path.is_file()
-        and path.name not in _CLOCK
-        and not _KEPT_APART & set(path.relative_to(out).parts)
-        and path.name[0] != "."
-    }
-    result = json.loads((out / "result.json").read_text())
-    result.pop("seconds")
-    return found | {"result.json": json.dumps(result, sort_keys=True)}
+    """Every file of a run by its digest, without what the clock said; report.html follows from the others (tests/report)."""
+    found = {}
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        apart = path.name in _CLOCK or _KEPT_APART & set(path.relative_to(out).parts) or path.name[0] == "."
+        if not path.is_file() or apart:
+            continue
+        timed = name in ("result.json", "baseline/gate.json", "evaluation/comparison.json")
+        content = (
+            json.dumps(_untimed(json.loads(path.read_text())), sort_keys=True).encode() if timed else path.read_bytes()
+        )
+        found[name] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def _untimed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _untimed(entry) for name, entry in value.items() if name not in ("seconds", "seconds_per_1000")}
+    return [_untimed(entry) for entry in value] if isinstance(value, list) else value
 
 
 def test_a_second_run_does_nothing_and_a_changed_setting_runs_from_its_stage_on(

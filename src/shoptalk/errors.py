@@ -9,6 +9,7 @@ ShoptalkError                 exit code 1: the run failed; what is finished stay
 │   └── RunFolderBusy         another process owns the run folder
 ├── ProviderFailed            an LLM provider does not answer; what was paid for is kept
 ├── NotConfirmed              a person said no to the estimate; nothing was spent
+├── SpendingCapReached        no further call of an LLM fits under the cap; what was paid for is kept
 ├── MissingPart               an optional package is not installed (exit code 2, with the command)
 ├── DamagedArtifact           a file in the run folder is not what was written
 ├── TrainingFailed            loss not finite, or the checkpoint does not reload to its score
@@ -56,6 +57,10 @@ class ProviderFailed(ShoptalkError):
 
 class NotConfirmed(ShoptalkError):
     """A person said no to the estimate of an LLM's cost."""
+
+
+class SpendingCapReached(ShoptalkError):
+    """No further call of an LLM fits under the cap; answers that were paid for are on disk."""
 
 
 class MissingPart(ShoptalkError):

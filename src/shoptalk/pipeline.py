@@ -59,11 +59,11 @@ STAGES = (
     ),
     Stage(
         "negatives", "shoptalk.training:mine_negatives",
-        ("base_model", "dataset"), "examples", ("model", "negatives", "seed"),
+        ("base_model", "dataset"), "examples", ("model", "negatives", "llm", "seed"),
     ),
     Stage(
         "train", "shoptalk.training:finetune",
-        ("base_model", "examples", "dataset"), "candidates", ("model", "train", "negatives", "seed"),
+        ("base_model", "examples", "dataset"), "candidates", ("model", "train", "negatives", "llm", "seed"),
     ),
     Stage(
         "select", "shoptalk.evaluation:select",
@@ -209,7 +209,7 @@ def _walk(
         inputs = {
             name: outside.digest(name) if name in _Outside.NAMES else _digest(workspace, name) for name in stage.reads
         }
-        own = _without_paths({n: value for n, value in settings.model_dump(mode="json").items() if n in stage.settings})
+        own = _own_settings(stage, settings)
         key = digest_of([stage.name, inputs, own, _VERSION])
         row = workspace.rows.get(stage.name)
         if row is not None and row.key == key:
@@ -228,6 +228,18 @@ _PATHS = {
     "evaluate": ("labels",),
     "diagnose": ("controls",),
 }
+
+
+def _own_settings(stage: Stage, settings: Settings) -> dict[str, Any]:
+    """What a stage's result depends on. Training does not depend on a language model that judges nothing for it."""
+    own = {name: value for name, value in settings.model_dump(mode="json").items() if name in stage.settings}
+    judged = {
+        "negatives": settings.negatives.llm_judge,
+        "train": settings.negatives.llm_judge and settings.negatives.rounds > 1,
+    }
+    if not judged.get(stage.name, True):
+        del own["llm"]
+    return _without_paths(own)
 
 
 def _without_paths(values: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from placed import PlacedEncoder, dataset_with
 from shoptalk.errors import SettingsError
 from shoptalk.records import Dataset, Passage, Query
 from shoptalk.settings import ModelSettings, NegativeSettings, make_settings
-from shoptalk.training.false_negatives import CrossEncoderJudge, Doubt, judge_from
+from shoptalk.training.false_negatives import CrossEncoderJudge, Doubt, InTurn, Ruling, judge_from
 from shoptalk.training.mining import Mined, ceiling_under, mine
 from toy import sentence_pairs
 
@@ -238,13 +238,13 @@ def test_where_the_share_is_no_whole_number_chance_decides_by_the_seed() -> None
 class NamedJudge:
     """A judge that takes certain texts for answers, and keeps what it was asked."""
 
-    def __init__(self, *answers: str) -> None:
-        self.answers = answers
+    def __init__(self, *answers: str, reason: str = "judge") -> None:
+        self.answers, self.reason = answers, reason
         self.asked: list[Doubt] = []
 
-    def answered(self, doubts: Sequence[Doubt]) -> list[list[bool]]:
+    def rule(self, doubts: Sequence[Doubt]) -> Ruling:
         self.asked += doubts
-        return [[text in self.answers for text in doubt.candidates] for doubt in doubts]
+        return Ruling([[self.reason if text in self.answers else "" for text in doubt.candidates] for doubt in doubts])
 
 
 def test_the_judge_has_the_last_word() -> None:
@@ -255,6 +255,13 @@ def test_the_judge_has_the_last_word() -> None:
     assert outcome.by_query == {"q1": ["hard"]}
     assert outcome.left_out["judge"] == 1
     assert judge.asked == [Doubt("q1?", ("answer",), ("unlabelled answer", "hard", "soft"))]
+
+
+def test_a_later_judge_is_asked_only_what_an_earlier_one_left() -> None:
+    first, second = NamedJudge("a"), NamedJudge("c", "a", reason="llm-judge")
+    ruling = InTurn((first, second)).rule([Doubt("q", ("p",), ("a", "b", "c")), Doubt("r", ("p",), ("a",))])
+    assert ruling.reasons == [["judge", "", "llm-judge"], ["judge"]]
+    assert second.asked == [Doubt("q", ("p",), ("b", "c")), Doubt("r", ("p",), ())]
 
 
 @pytest.fixture(scope="module")
@@ -284,12 +291,12 @@ def test_a_cross_encoder_judges_by_its_probability_beside_the_positives(reranker
     probability = 1 / (1 + np.exp(-_logits(CrossEncoder(str(reranker), device="cpu"), question, [answer, *texts])))
     for share in (0.25, 0.5, 0.9):
         judge = CrossEncoderJudge(str(reranker), share, model, tmp_path)
-        expected = (probability[1:] >= share * probability[0]).tolist()
-        assert judge.answered([Doubt(question, (answer,), tuple(texts))]) == [expected]
-    both = CrossEncoderJudge(str(reranker), 0.5, model, tmp_path).answered(
+        expected = ["judge" if one >= share * probability[0] else "" for one in probability[1:]]
+        assert judge.rule([Doubt(question, (answer,), tuple(texts))]) == Ruling([expected])
+    both = CrossEncoderJudge(str(reranker), 0.5, model, tmp_path).rule(
         [Doubt(question, (answer, texts[0]), tuple(texts[1:])), Doubt(question, (answer,), ())]
     )
-    assert both == [(probability[2:] >= 0.5 * min(probability[:2])).tolist(), []]
+    assert both.reasons == [["judge" if one >= 0.5 * min(probability[:2]) else "" for one in probability[2:]], []]
 
 
 def _logits(model: object, question: str, texts: list[str]) -> np.ndarray:
@@ -302,7 +309,7 @@ def _logits(model: object, question: str, texts: list[str]) -> np.ndarray:
 def test_a_judge_must_read_both_texts_together(tiny_bert: Path, tmp_path: Path) -> None:
     judge = CrossEncoderJudge(str(tiny_bert), 0.5, ModelSettings(device="cpu"), tmp_path)
     with pytest.raises(SettingsError, match=r"negatives\.cross_encoder is .* use a reranker"):
-        judge.answered([Doubt("q", ("a",), ("b",))])
+        judge.rule([Doubt("q", ("a",), ("b",))])
 
 
 def test_the_judge_is_the_one_in_the_settings(tmp_path: Path) -> None:

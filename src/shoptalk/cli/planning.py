@@ -53,7 +53,8 @@ def _for_free(settings: Settings) -> Settings:
     """The settings of a run that asks no language model and encodes nothing: a plan must not pay, nor take an hour."""
     llm = settings.llm.model_copy(update={"provider": "", "batch": False})
     queries = settings.queries.model_copy(update={"round_trip_k": 0, "llm_judge": False})
-    return settings.model_copy(update={"llm": llm, "queries": queries})
+    negatives = settings.negatives.model_copy(update={"llm_judge": False})
+    return settings.model_copy(update={"llm": llm, "queries": queries, "negatives": negatives})
 
 
 def make_plan(request: Request, until: str) -> dict[str, Any]:
@@ -172,4 +173,5 @@ def _mining(pairs: int, n_texts: int, settings: Settings) -> tuple[float, str]:
     if not settings.negatives.mine:
         return 1.0, words
     seconds = 2 + pairs * n_texts / _PAIRS_A_SECOND
-    return seconds, f"{words}, {settings.negatives.mine} mined negatives each from {n_texts:,} passages"
+    judged = f"; {settings.llm.model} judges them, one call a query" if settings.negatives.llm_judge else ""
+    return seconds, f"{words}, {settings.negatives.mine} mined negatives each from {n_texts:,} passages{judged}"

@@ -86,11 +86,16 @@ class Journal:
 
     def body(self, key: str) -> str | None:
         """The raw answer to the request with this key, if one has ever come."""
-        place = self._places.get(key)
-        if place is None:
-            return None
-        row = json.loads(os.pread(self._file, place[1], place[0]))
-        return str(row["body"])
+        return str(self._row(key)["body"]) if key in self._places else None
+
+    def usage(self, key: str) -> Usage:
+        """What the answer to the request with this key took; nothing where none has come."""
+        return usage_of(self._row(key)) if key in self._places else Usage()
+
+    def _row(self, key: str) -> dict[str, Any]:
+        start, size = self._places[key]
+        row: dict[str, Any] = json.loads(os.pread(self._file, size, start))
+        return row
 
     def __contains__(self, key: str) -> bool:
         return key in self._places

@@ -52,6 +52,15 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _judge_can_be_asked(self) -> Settings:
+        if self.negatives.llm_judge and self.llm.provider not in ("openai", "anthropic"):
+            raise SettingsError(
+                f"negatives.llm_judge needs llm.provider openai or anthropic, and llm.model; llm.provider is "
+                f"{self.llm.provider or 'empty'}"
+            )
+        return self
+
 
 def read_settings(path: Path) -> Settings:
     """Read a `shoptalk.yaml`. Raises SettingsError that names the file, the key and what is wrong with it."""

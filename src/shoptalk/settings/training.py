@@ -27,6 +27,9 @@ class NegativeSettings(Section):
     cross_encoder_share: float = Field(
         0.5, gt=0, le=1, description="a negative's probability by the reranker stays under this share of the positive's"
     )
+    llm_judge: bool = Field(
+        False, description="the language model of llm throws out what answers the query after all; one call a query"
+    )
     rounds: int = Field(
         1, ge=1, le=2, description="2: mine with the tuned model, train again, keep that where dev nDCG@10 rises"
     )
@@ -37,6 +40,11 @@ class NegativeSettings(Section):
             raise SettingsError(
                 "negatives.rounds is 2, but negatives.mine is 0, so the second round has nothing to mine; set negatives.mine=1 "
                 "or more, or negatives.rounds=1"
+            )
+        if self.llm_judge and not self.mine:
+            raise SettingsError(
+                "negatives.llm_judge is true, but negatives.mine is 0, so there is nothing to judge; set negatives.mine=1 or more, "
+                "or negatives.llm_judge=false"
             )
         return self
 

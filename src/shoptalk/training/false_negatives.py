@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,11 +24,22 @@ class Doubt:
     candidates: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Ruling:
+    """For every doubt and each of its candidates, in their order: why it is no negative, "" where it may be one.
+
+    told: what audit.json says of the judging, with a sentence for people under "words"; empty where there is nothing to tell.
+    """
+
+    reasons: list[list[str]]
+    told: dict[str, Any] = field(default_factory=dict)
+
+
 class Judge(Protocol):
     """A reranker, a language model, a person: whoever can tell an answer from a near miss."""
 
-    def answered(self, doubts: Sequence[Doubt]) -> list[list[bool]]:
-        """For every doubt and each of its candidates, in their order: whether it answers the query."""
+    def rule(self, doubts: Sequence[Doubt]) -> Ruling:
+        """Judge all candidates of all doubts."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class CrossEncoderJudge:
     model: ModelSettings
     cache: Path
 
-    def answered(self, doubts: Sequence[Doubt]) -> list[list[bool]]:
+    def rule(self, doubts: Sequence[Doubt]) -> Ruling:
         """Every pair of query and text is scored once. Raises ModelError, SettingsError for a model that is no cross-encoder."""
         if not is_cross_encoder(find_model(self.name)):
             raise SettingsError(
@@ -56,17 +67,48 @@ class CrossEncoderJudge:
         pairs = [(doubt.query, text) for doubt in doubts for text in (*doubt.positives, *doubt.candidates)]
         logits = teacher_scores(self.name, pairs, self.model, self.cache).astype(np.float64) if pairs else np.zeros(0)
         log_probabilities = iter((-np.logaddexp(0, -logits)).tolist())
-        verdicts = []
+        reasons = []
         for doubt in doubts:
             positives = [next(log_probabilities) for _ in doubt.positives]
             least = min(positives, default=0.0) + float(np.log(self.share))
-            verdicts.append([next(log_probabilities) >= least for _ in doubt.candidates])
-        return verdicts
+            reasons.append(["judge" if next(log_probabilities) >= least else "" for _ in doubt.candidates])
+        return Ruling(reasons)
 
 
-def judge_from(settings: Settings, cache: Path) -> Judge | None:
-    """The judge that `negatives.cross_encoder` names, or none."""
+@dataclass(frozen=True)
+class InTurn:
+    """Judges one after the other; a later one, which may cost more, is not asked about what an earlier one threw out."""
+
+    judges: tuple[Judge, ...]
+
+    def rule(self, doubts: Sequence[Doubt]) -> Ruling:
+        """See Judge."""
+        reasons = [[""] * len(doubt.candidates) for doubt in doubts]
+        told: dict[str, Any] = {}
+        for judge in self.judges:
+            left = [[i for i, reason in enumerate(row) if not reason] for row in reasons]
+            asked = [
+                replace(doubt, candidates=tuple(doubt.candidates[i] for i in places))
+                for doubt, places in zip(doubts, left, strict=True)
+            ]
+            ruling = judge.rule(asked)
+            told |= ruling.told
+            for row, places, found in zip(reasons, left, ruling.reasons, strict=True):
+                for place, reason in zip(places, found, strict=True):
+                    row[place] = reason
+        return Ruling(reasons, told)
+
+
+def judge_from(settings: Settings, cache: Path, agree: Callable[[str], bool] | None = None) -> Judge | None:
+    """The judge that `negatives.cross_encoder` and `negatives.llm_judge` name, or none. agree: shown what a language model will
+    cost before it is asked; see `who_agrees`.
+    """
     own = settings.negatives
-    if not own.cross_encoder:
-        return None
-    return CrossEncoderJudge(own.cross_encoder, own.cross_encoder_share, settings.model, cache)
+    judges: list[Judge] = []
+    if own.cross_encoder:
+        judges.append(CrossEncoderJudge(own.cross_encoder, own.cross_encoder_share, settings.model, cache))
+    if own.llm_judge:
+        from shoptalk.training.llm_judge import LLMNegativeJudge
+
+        judges.append(LLMNegativeJudge(settings.llm, cache / "llm", agree))
+    return InTurn(tuple(judges)) if len(judges) > 1 else next(iter(judges), None)

@@ -9,9 +9,9 @@ Moreira et al. 2024 (NV-Retriever: the margin relative to the positive, TopK-Per
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,11 +71,15 @@ class Searched:
 
 @dataclass(frozen=True)
 class Mining:
-    """The hard negatives of all queries, how many candidates were left out for which reason, and what was searched."""
+    """The hard negatives of all queries, how many candidates were left out for which reason, and what was searched.
+
+    judging: what a judge tells of its work (see `Ruling`).
+    """
 
     mined: list[Mined]
     left_out: Counter[str]
     searched: Searched
+    judging: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def by_query(self) -> dict[str, list[str]]:
@@ -109,9 +113,10 @@ def mine(
         pair = (list(own.sift(searched.by_model(row), ceiling)), list(own.sift(searched.bm25[row], ceiling)))
         left_out.update(candidate.left_out for ranking in pair for candidate in ranking if candidate.left_out)
         rankings.append((_usable(pair[0]), _usable(pair[1])))
+    judging: Mapping[str, Any] = {}
     if judge is not None:
-        rankings, n_judged = _judged(dataset, searched.query_ids, rankings, judge, settings.mine)
-        left_out["judge"] += n_judged
+        rankings, by_judge, judging = _judged(dataset, searched.query_ids, rankings, judge, settings.mine)
+        left_out.update(by_judge)
     mined: list[Mined] = []
     wanted = np.floor(settings.mine * settings.bm25_share + rng.random(len(rankings))).astype(int)
     for row, query_id in enumerate(searched.query_ids):
@@ -121,7 +126,7 @@ def mine(
             Mined(query_id, one.passage_id, one.rank, one.score, lowest, "bm25" if lexical else source)
             for one, lexical in sorted(chosen, key=lambda pick: -pick[0].score)
         ]
-    return Mining(mined, left_out, searched)
+    return Mining(mined, left_out, searched, judging)
 
 
 def search_candidates(dataset: Dataset, encoder: Encoder, settings: NegativeSettings) -> Searched:
@@ -259,8 +264,10 @@ def _judged(
     rankings: Sequence[tuple[list[Candidate], list[Candidate]]],
     judge: Judge,
     n: int,
-) -> tuple[list[tuple[list[Candidate], list[Candidate]]], int]:
-    """The rankings cut to what the judge was asked about, without what answers its query; and how many that was."""
+) -> tuple[list[tuple[list[Candidate], list[Candidate]]], Counter[str], Mapping[str, Any]]:
+    """The rankings cut to what the judge was asked about, without what it throws out; how many that was for which reason; and what
+    the judge tells of it.
+    """
     asked = [(by_model[: _JUDGED * n], lexical[: _JUDGED * n]) for by_model, lexical in rankings]
     doubts = []
     for query_id, (by_model, lexical) in zip(query_ids, asked, strict=True):
@@ -268,18 +275,19 @@ def _judged(
         names = list(dict.fromkeys(candidate.passage_id for candidate in (*by_model, *lexical)))
         contents = ([dataset.passages[name].content for name in group] for group in (positives, names))
         doubts.append((names, Doubt(dataset.queries[query_id].text, *map(tuple, contents))))
-    verdicts = judge.answered([doubt for _, doubt in doubts])
-    kept, n_out = [], 0
-    for (names, _), verdict, pair in zip(doubts, verdicts, asked, strict=True):
-        out = {name for name, answered in zip(names, verdict, strict=True) if answered}
-        n_out += len(out)
+    ruling = judge.rule([doubt for _, doubt in doubts])
+    kept = []
+    left_out: Counter[str] = Counter()
+    for (names, _), reasons, pair in zip(doubts, ruling.reasons, asked, strict=True):
+        out = {name for name, reason in zip(names, reasons, strict=True) if reason}
+        left_out.update(reason for reason in reasons if reason)
         kept.append(
             (
                 [one for one in pair[0] if one.passage_id not in out],
                 [one for one in pair[1] if one.passage_id not in out],
             )
         )
-    return kept, n_out
+    return kept, left_out, ruling.told
 
 
 def mixed(

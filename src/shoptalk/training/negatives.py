@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shoptalk.beir import read_dataset, read_jsonl, write_jsonl
+from shoptalk.llm.spending import who_agrees
 from shoptalk.models.encoder import CachedEncoder
 from shoptalk.models.finding import find_model
 from shoptalk.records import Dataset, Example
@@ -35,19 +36,23 @@ def mine_negatives(stage: StageContext) -> None:
     if settings.negatives.mine:
         encoder = CachedEncoder(find_model(settings.model.base), settings.model, stage.cache)
         rng = np.random.default_rng([settings.seed, _MINING])
-        mining = mine(dataset, encoder, settings.negatives, rng, judge_from(settings, stage.cache))
+        judge = judge_from(settings, stage.cache, who_agrees(stage))
+        mining = mine(dataset, encoder, settings.negatives, rng, judge)
     write_examples(stage.out, dataset, settings, mining)
 
 
 def write_examples(folder: Path, dataset: Dataset, settings: Settings, mining: Mining | None = None) -> None:
     """Write the examples of a retrieval dataset with what was mined: mined.jsonl has a row for each negative (see `Mined`),
-    audit.json what is known of how good they are (see `audit`).
+    audit.json what is known of how good they are (see `audit`) and, where a language model judged, what that took.
     """
     mined: Mapping[str, list[str]] = {}
     if mining is not None:
         mined = mining.by_query
         rng = np.random.default_rng([settings.seed, _AUDITING])
-        text = json.dumps(audit(mining, dataset, settings.negatives, rng), indent=1, allow_nan=False)
+        told = audit(mining, dataset, settings.negatives, rng)
+        if mining.judging:
+            told |= {"judge": dict(mining.judging), "sentence": f"{told['sentence']} {mining.judging['words']}"}
+        text = json.dumps(told, indent=1, allow_nan=False)
         (folder / "audit.json").write_text(text + "\n", encoding="utf-8")
         write_jsonl(folder / "mined.jsonl", map(asdict, mining.mined))
     examples = make_examples(dataset, mined, np.random.default_rng(settings.seed))

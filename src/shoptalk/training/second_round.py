@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shoptalk.beir import read_jsonl, write_jsonl
-from shoptalk.errors import TrainingFailed
+from shoptalk.errors import NotConfirmed, SpendingCapReached, TrainingFailed
+from shoptalk.llm.spending import who_agrees
 from shoptalk.models.encoder import Encoder
 from shoptalk.progress import reporter
 from shoptalk.records import Dataset
@@ -56,7 +57,11 @@ def second_stage(stage: StageContext, dataset: Dataset, tuned: Encoder) -> Stage
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         rng = np.random.default_rng([settings.seed, _MINING])
-        mining = mine(dataset, tuned, settings.negatives, rng, judge_from(settings, stage.cache), "tuned")
+        judge = judge_from(settings, stage.cache, who_agrees(stage))
+        try:
+            mining = mine(dataset, tuned, settings.negatives, rng, judge, "tuned")
+        except (NotConfirmed, SpendingCapReached) as error:  # the first training stays worth what it is
+            return f"its hard negatives were not judged ({error})"
         write_examples(unfinished, dataset, settings, mining)
         unfinished.replace(examples)
     told = stage.out / _FOLDER

@@ -204,7 +204,7 @@ def test_the_estimate_is_asked_about_before_the_first_call(generate, server, tmp
     with pytest.raises(NotConfirmed, match="nothing was spent"):
         generate(7, confirm=lambda estimate: bool(shown.append(estimate)))
     assert server.bodies == []
-    assert (shown[0].calls, shown[0].cached, shown[0].passages) == (7, 0, 7)
+    assert (shown[0].calls, shown[0].cached, shown[0].n_jobs) == (7, 0, 7)
     assert shown[0].cost < shown[0].worst_cost
     assert "no spending cap is set" in shown[0].words
     assert "7 calls for 7 passages" in shown[0].words
