@@ -275,6 +275,7 @@ def _nothing_made(source: str, n_passages: int, refused: Sequence[Refused]) -> s
             f"{first.item}: {first.check}, {first.reason}. Give labelled queries with --queries FILE, or loosen the checks (queries.*)"
         )
     return (
-        f"{source}: no labels, and its {n_passages} passages have no headings, questions, definitions or "
-        "phrases to make queries from; give labelled queries with --queries FILE"
+        f"{source}: no labels, and its {n_passages} passages have no headings, questions or definitions to make "
+        "queries from; give labelled queries with --queries FILE, name a language model with llm.provider, or try queries.kinds=[key-phrase], which "
+        "hurt where it was measured"
     )

@@ -53,8 +53,8 @@ class QuerySettings(Section):
             "faq", "heading", "path", "title", "acronym", "definition", "term", "template", "sentence", "key-phrase",
         ], ...,
     ] = Field(
-        ("faq", "heading", "path", "title", "acronym", "definition", "template", "key-phrase"),
-        description="which offline generators run; the first of them have precedence",
+        ("faq", "heading", "path", "title", "acronym", "definition", "template"),
+        description="which offline generators run; the first of them have precedence; experiments: offline-queries",
     )  # fmt: skip
     per_passage: int = Field(2, ge=1, description="queries made offline for one passage, at most")
     review: str = Field("", description="CSV of made queries that a person edits (`shoptalk queries --review FILE`)")
