@@ -132,3 +132,11 @@ def test_the_data_guide_names_every_format_and_every_kind_of_offline_query() -> 
         name: "not in the default" not in second for first, second in rows for name in re.findall(r"`([a-z-]+)`", first)
     }
     assert kinds == {name: name in QuerySettings().kinds for name in GENERATORS}
+
+
+def test_the_guide_to_proof_names_every_finding() -> None:
+    from shoptalk.diagnosis.diagnosing import FINDINGS
+
+    text = (ROOT / "docs" / "proof.md").read_text(encoding="utf-8")
+    table = text[text.index("## What broke?") :]
+    assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE) == list(FINDINGS)
