@@ -276,6 +276,6 @@ def _nothing_made(source: str, n_passages: int, refused: Sequence[Refused]) -> s
         )
     return (
         f"{source}: no labels, and its {n_passages} passages have no headings, questions or definitions to make "
-        "queries from; give labelled queries with --queries FILE, name a language model with llm.provider, or try queries.kinds=[key-phrase], which "
-        "hurt where it was measured"
+        "queries from; give labelled queries with --queries FILE, name a language model with llm.provider, or try "
+        "queries.kinds=[key-phrase], which hurt where it was measured"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from shoptalk.report.artifacts import Artifacts
 from shoptalk.report.wording import duration
@@ -68,11 +69,13 @@ def money(text: str) -> str:
 
 def _money(run: Artifacts) -> str:
     """Of all runs of this folder, since an answer from the cache was paid by an earlier one."""
-    usage, judge, llm = run.usage, run.yields.get("llm_judge"), run.settings.llm
+    usage, llm = run.usage, run.settings.llm
     known = usage["cost_known"] if usage else bool(llm.price_in or llm.price_out)
-    paid = sum((Decimal(side["cost"]) for side in _paid(usage, judge)), Decimal(0))
+    judges = (run.yields.get("llm_judge"), run.mining.get("judge"), run.second_mining.get("judge"))
+    paid = sum((_cost(side) for side in (usage.get("all_runs"), *judges)), Decimal(0))
     return money(str(paid)) if known and paid else ""
 
 
-def _paid(usage: Mapping[str, Mapping[str, str]], judge: Mapping[str, str] | None) -> list[Mapping[str, str]]:
-    return [side for side in (usage.get("all_runs"), judge) if side]
+def _cost(side: Mapping[str, Any] | None) -> Decimal:
+    """What one use of a language model took; a reranker that judges costs no money."""
+    return Decimal(str(side.get("cost", 0))) if side else Decimal(0)

@@ -21,6 +21,8 @@ _LEFT_OUT = {
     "same-text": "same text as an answer",
     "labelled": "given as a negative already",
     "judge": "answers after all, says the reranker",
+    "llm-judge": "answers after all, says the language model",
+    "llm-unjudged": "the language model gave no usable judgement",
 }
 _HELD_BACK = {
     "other_answers": "Another known answer of a query",
