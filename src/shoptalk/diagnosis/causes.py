@@ -116,7 +116,8 @@ def false_negatives(evidence: Evidence) -> Cause | None:
 
 
 _FEWER = (
-    "mine farther from the answer (a lower negatives.margin), let a reranker or a language model judge them (negatives.cross_encoder, negatives.llm_judge), or train "
+    "mine farther from the answer (a lower negatives.margin), let a reranker or a language model judge them "
+    "(negatives.cross_encoder, negatives.llm_judge), or train "
     "without mined negatives (negatives.mine: 0)"
 )
 
