@@ -8,7 +8,8 @@ fp32, 256 tokens, the model's own dropout. Test splits are never opened. The las
     python benchmarks/training.py --data BEIR_FOLDER --shared-by 3       only passages that three or more training queries share
 
 Throughput: steps of both sides taken in turns in one process, evaluation excluded. Quality: both sides train on the same pairs and
-are scored by the same code on the same dev part of the haystack; shoptalk's side is the pipeline's own stage with its defaults.
+are scored by the same code on the same dev part of the haystack; shoptalk's side is the pipeline's own stage with its defaults, but
+without mined negatives, which stock does not have either (--set negatives.mine=3 puts them back).
 """
 
 import argparse
@@ -97,7 +98,7 @@ def only_shared(data: Path, n: int, folder: Path) -> Path:
 
 def prepare(arguments: argparse.Namespace, folder: Path, seed: int) -> Path:
     """A run folder up to the training examples, so that both sides have the same pairs and dev queries."""
-    fixed = [f"seed={seed}", f"dataset.max_train={arguments.pairs}", "model.max_tokens=256"]
+    fixed = [f"seed={seed}", f"dataset.max_train={arguments.pairs}", "model.max_tokens=256", "negatives.mine=0"]
     shoptalk.run(arguments.data, folder, settings=with_values(Settings(), [*fixed, *arguments.set]), until="negatives")
     return folder
 

@@ -38,6 +38,7 @@ def settings(tiny_bert: Path) -> dict[str, Any]:
         "model": {"base": str(tiny_bert), "precision": "fp32"},
         "train": {"epochs": 4, "batch_size": 8, "learning_rate": 1e-3, "evaluations": 6, "patience": 9, "threads": 1},
         "evaluate": {"resamples": 300},
+        "negatives": {"mine": 0},
         "select": {"retention": "off"},
     }
 

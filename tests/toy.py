@@ -45,6 +45,7 @@ def toy_settings(base: Path, **sections: dict[str, Any]) -> Settings:
         "model": {"base": str(base), "precision": "fp32", "device": "cpu"},
         "train": QUICK,
         "evaluate": {"resamples": 200},
+        "negatives": {"mine": 0},
         "select": {"retention": "off"},  # five hundred passages that these models cannot read
     }
     return make_settings({name: {**values.get(name, {}), **sections.get(name, {})} for name in {*values, *sections}})

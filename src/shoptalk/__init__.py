@@ -17,6 +17,7 @@ from shoptalk.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from shoptalk.comparing import compare_models
+    from shoptalk.models.embedder import Embedder
     from shoptalk.pipeline import RunResult, run
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Dataset",
     "Delta",
+    "Embedder",
     "Example",
     "Finding",
     "InputError",
@@ -41,7 +43,12 @@ __all__ = [
 ]
 
 
-_LAZY = {"RunResult": "shoptalk.pipeline", "run": "shoptalk.pipeline", "compare_models": "shoptalk.comparing"}
+_LAZY = {
+    "Embedder": "shoptalk.models.embedder",
+    "RunResult": "shoptalk.pipeline",
+    "compare_models": "shoptalk.comparing",
+    "run": "shoptalk.pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ QUICK_SET = [
     "model.device=cpu",
     "evaluate.resamples=200",
     "select.retention=off",
+    "negatives.mine=0",
 ]
 
 

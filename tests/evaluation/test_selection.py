@@ -10,7 +10,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from shoptalk.beir import write_jsonl
-from shoptalk.evaluation.selection import Point, choose, select
+from shoptalk.evaluation.selection import Point, choose, midway, select
 from shoptalk.models.finding import find_model
 from shoptalk.records import Dataset
 from shoptalk.workspace import StageContext, list_files
@@ -91,7 +91,7 @@ def test_what_forgets_too_much_is_not_shipped(tmp_path: Path, taught_bert: Path)
     training = train_toy(tmp_path / "training", second, toy_settings(taught_bert))
 
     def shipped(name: str, limit: float) -> dict[str, Any]:
-        chosen = {"retention": str(first), "max_general_loss": limit}
+        chosen = {"retention": str(first), "max_general_loss": limit, "refine": 0}
         settings = toy_settings(taught_bert, select=chosen)
         stage = stage_in(
             tmp_path / name, settings, candidates=training.out, dataset=saved(tmp_path / f"{name}-data", second)
@@ -175,3 +175,25 @@ def test_a_clear_lead_on_dev_is_taken() -> None:
     assert choose(points_at(*scores, barred=(0.25,)), scores, {}).weight == 1
     one_group = dict.fromkeys(scores_of(), "all")  # twenty queries on one passage say as much as one
     assert choose(points_at(*scores), scores, one_group).weight == 1
+
+
+def test_the_line_is_searched_again_where_it_crosses_the_limit() -> None:
+    points = points_at(*[scores_of()] * 5, barred=(0.5, 0.75, 1.0))
+    assert midway(points) == 0.375
+    assert midway(points_at(*[scores_of()] * 5, barred=(1.0,))) == 0.875
+    assert midway(points_at(*[scores_of()] * 5)) is None
+
+
+def test_refined_points_lie_between_the_limit_and_what_breaks_it(tmp_path: Path, taught_bert: Path) -> None:
+    first, second = toy_folder(tmp_path / "first"), contradicted()
+    training = train_toy(tmp_path / "training", second, toy_settings(taught_bert))
+    settings = toy_settings(taught_bert, select={"retention": str(first), "max_general_loss": 0.1, "refine": 2})
+    stage = stage_in(tmp_path / "model", settings, candidates=training.out, dataset=saved(tmp_path / "data", second))
+    select(stage)
+    points = json.loads((stage.out / "shoptalk.json").read_text(encoding="utf-8"))["frontier"]
+    weights = [point["weight"] for point in points]
+    assert len(weights) == 7
+    assert weights == sorted(weights)
+    last = max(point["weight"] for point in points if point["allowed"])
+    first_barred = min(point["weight"] for point in points if point["weight"] > last)
+    assert first_barred - last == 0.0625

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from shoptalk.models import encoder as module
 from shoptalk.models.encoder import CachedEncoder, TorchEncoder, load_encoder, token_batches, unit
 from shoptalk.models.finding import find_model
+from shoptalk.models.hardware import Hardware
 from shoptalk.models.store import text_name
 from shoptalk.settings import BUILTIN_MODEL, ModelSettings
+from shoptalk.workspace import digest_of
 
 FP32 = ModelSettings(device="cpu", precision="fp32")
 TEXTS = [
@@ -43,6 +46,129 @@ def test_the_order_of_the_texts_changes_nothing(tiny):
     assert np.abs(forward - backward[::-1]).max() <= 1e-6
     alone = np.concatenate([tiny.encode_passages([text]) for text in TEXTS])
     assert np.abs(forward - alone).max() <= 1e-6
+
+
+PASSAGES = [
+    "Refunds are paid to the card that was charged, usually within five working days of the cancellation.",
+    "The committee meets on the first Tuesday of every month. Minutes are sent to all members within a week.",
+    "Aspirin reduces fever and relieves mild pain; people with stomach ulcers should ask a doctor first.",
+    "To reset the router, hold the small button on the back for ten seconds until the light turns amber.",
+    "Photosynthesis turns carbon dioxide and water into sugar and oxygen with the energy of light.",
+    "A purchase above 5,000 needs two offers and the signature of the head of department. Smaller ones are "
+    "ordered in the catalogue, where the budget of the cost centre is checked before the order is sent. "
+    "Anything that is delivered damaged goes back with the form that lies in every parcel.",
+    "Bread rises because yeast makes gas, which the gluten of the dough holds.",
+    "hotel",
+    "",
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_any_order_of_the_texts_gives_the_same_bits(tiny, precision):
+    encoder = TorchEncoder(tiny.model, Hardware("cpu", precision, "for this test"), "x")
+    texts = [f"{text} {i}" for i in range(40) for text in (*TEXTS, *PASSAGES)]
+    vectors = encoder.encode_passages(texts)
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(len(texts))
+        assert np.array_equal(encoder.encode_passages([texts[i] for i in order]), vectors[order])
+    assert len(np.unique(vectors.round(6), axis=0)) > 40
+
+
+def test_in_fp32_the_other_texts_change_next_to_nothing():
+    """Bit-identical with one thread on AVX-512; what every machine keeps to is asserted here."""
+    encoder = load_encoder(BUILTIN_MODEL, FP32)
+    vectors = encoder.encode_passages(PASSAGES)
+    for start in range(0, len(PASSAGES), 2):
+        part = slice(start, start + 2)
+        assert np.abs(encoder.encode_passages(PASSAGES[part]) - vectors[part]).max() <= 5e-7
+
+
+def test_bf16_weights_of_the_builtin_model_keep_its_vectors():
+    exact = load_encoder(BUILTIN_MODEL, FP32)
+    half = TorchEncoder(exact.model, Hardware("cpu", "bf16", "for this test"), "x")
+    before = [(p, p.data_ptr(), p.dtype) for p in exact.model.parameters()]
+    vectors, wanted = half.encode_passages(PASSAGES), exact.encode_passages(PASSAGES)
+    cosines = np.sum(vectors * wanted, axis=1)
+    assert cosines.mean() >= 0.9995
+    assert cosines.min() >= 0.999
+    assert not np.array_equal(vectors, wanted)
+    assert [(p, p.data_ptr(), p.dtype) for p in exact.model.parameters()] == before
+    assert np.array_equal(exact.encode_passages(PASSAGES), wanted)
+
+
+def test_the_transformer_computes_in_bf16_and_what_follows_in_fp32(tiny):
+    half = TorchEncoder(tiny.model, Hardware("cpu", "bf16", "for this test"), "x")
+    seen = {}
+    hooks = [
+        tiny.model[0]
+        .auto_model.encoder.layer[0]
+        .output.dense.register_forward_hook(lambda module, given, out: seen.update(layer=out.dtype)),
+        tiny.model[1].register_forward_pre_hook(
+            lambda module, given: seen.update(pooled=given[0]["token_embeddings"].dtype)
+        ),
+    ]
+    half.encode_passages(TEXTS)
+    for hook in hooks:
+        hook.remove()
+    assert seen == {"layer": torch.bfloat16, "pooled": torch.float32}
+
+
+def test_the_bf16_copy_follows_the_weights_and_an_error_leaves_them_in_place(tiny_bert, monkeypatch):
+    model = load_encoder(str(tiny_bert), FP32).model
+    half = TorchEncoder(model, Hardware("cpu", "bf16", "for this test"), "x")
+    before = half.encode_passages(TEXTS)
+    with torch.no_grad():
+        for parameter in model[0].parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    after = half.encode_passages(TEXTS)
+    assert np.abs(after - before).max() > 1e-2
+    fresh = TorchEncoder(model, Hardware("cpu", "bf16", "for this test"), "x")
+    assert np.array_equal(fresh.encode_passages(TEXTS), after)
+
+    own = list(model.parameters())
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "encode", lambda *given, **named: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            half.encode_passages(TEXTS)
+    assert all(now is then for now, then in zip(model.parameters(), own, strict=True))
+    assert not model[0]._forward_hooks
+    model.train()
+    features = model.preprocess(["hotel"])
+    model(features)["sentence_embedding"].sum().backward()
+    assert own[0].grad is not None
+    assert own[0].grad.dtype == torch.float32
+
+
+def test_what_is_cut_off_is_counted(tiny, caplog):
+    long = "travel " * 63
+    with caplog.at_level("INFO", "shoptalk.models.encoder"):
+        found = tiny.encode(["travel " * 62, long, "hotel", long], "document")
+    assert (found.truncated, found.n_unique, found.vectors.shape) == (2, 3, (4, 32))
+    assert "2 of 4 texts are longer than 64 tokens" in caplog.text
+    assert tiny.encode(TEXTS[:2], "query").truncated == tiny.encode([], "query").truncated == 0
+
+
+def test_the_prompt_counts_when_a_text_is_cut_off(tiny_bert):
+    prompted = load_encoder(str(tiny_bert), FP32.model_copy(update={"passage_prompt": "hotel "}))
+    assert prompted.encode(["travel " * 62], "document").truncated == 1
+    assert prompted.encode(["travel " * 62], "query").truncated == 0
+
+
+@pytest.mark.parametrize("max_tokens", [None, 50, 33])
+def test_a_limit_that_is_no_multiple_of_the_batch_width_holds(tiny_bert, max_tokens):
+    encoder = load_encoder(str(tiny_bert), FP32.model_copy(update={"max_tokens": max_tokens}))
+    texts = [*TEXTS, "travel hotel " * 24, "travel hotel " * 40]
+    theirs = encoder.model.encode(texts, prompt="", normalize_embeddings=True)
+    assert np.abs(encoder.encode_passages(texts) - theirs).max() <= 1e-5
+
+
+def test_the_arithmetic_is_in_the_digests(tiny):
+    by_precision = {
+        TorchEncoder(tiny.model, Hardware("cpu", precision, ""), "x").digest for precision in ("fp32", "bf16", "fp16")
+    }
+    assert len(by_precision) == 3
+    old = digest_of(["x", tiny.model.prompts, tiny.model.max_seq_length, "bf16"])  # of vectors made under autocast
+    assert old not in by_precision
 
 
 def test_the_batches_change_nothing(tiny, monkeypatch):
@@ -92,8 +218,6 @@ def test_what_lies_behind_the_maximum_length_is_cut_off(tiny):
 
 
 def test_half_precision_stays_near_and_gives_unit_float32(tiny_bert, tiny):
-    from shoptalk.models.hardware import Hardware
-
     half = TorchEncoder(tiny.model, Hardware("cpu", "bf16", "for this test"), "x")
     vectors = half.encode_passages(TEXTS)
     assert vectors.dtype == np.float32

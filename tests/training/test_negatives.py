@@ -11,7 +11,8 @@ from placed import dataset_with
 from shoptalk.beir import read_jsonl
 from shoptalk.cli.summary import stage_record
 from shoptalk.errors import SettingsError
-from shoptalk.training.negatives import make_examples, mine_negatives, read_examples
+from shoptalk.settings import make_settings
+from shoptalk.training.negatives import make_examples, mine_negatives, read_examples, with_number
 from shoptalk.workspace import list_files
 from toy import saved, stage_in, toy_retrieval, toy_settings, toy_similarity
 
@@ -131,3 +132,28 @@ def test_for_scored_pairs_there_is_nothing_to_mine(tmp_path: Path, tiny_bert: Pa
     stage = stage_in(tmp_path / "examples", toy_settings(tiny_bert, negatives={"mine": 2}), dataset=data)
     mine_negatives(stage)
     assert read_examples(stage.out) == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "negatives", "mine", "number"),
+    [
+        ("human", False, "auto", 1),
+        ("human", True, "auto", 0),
+        ("offline", False, "auto", 0),
+        ("llm", False, "auto", 0),
+        ("offline", False, 2, 2),
+        ("human", False, 0, 0),
+    ],
+)
+def test_auto_mines_for_peoples_queries_without_negatives(
+    origin: str, negatives: bool, mine: int | str, number: int
+) -> None:
+    dataset = toy_retrieval(negatives=negatives)
+    dataset = replace(dataset, queries={name: replace(q, origin=origin) for name, q in dataset.queries.items()})
+    settings = make_settings({"negatives": {"mine": mine}})
+    assert with_number(settings, dataset).negatives.number == number
+
+
+def test_auto_is_no_number_before_the_data_is_known() -> None:
+    with pytest.raises(ValueError, match="depends on the data"):
+        _ = make_settings({}).negatives.number

@@ -359,7 +359,7 @@ def test_the_reranker_comes_before_the_language_model(tmp_path: Path) -> None:
             {"negatives": {"mine": 1, "llm_judge": True}, "llm": {"provider": "transformers", "model": "m"}},
             "is transformers",
         ),
-        ({"negatives": {"llm_judge": True}}, r"negatives\.mine is 0, so there is nothing to judge"),
+        ({"negatives": {"mine": 0, "llm_judge": True}}, r"negatives\.mine is 0, so there is nothing to judge"),
     ],
 )
 def test_settings_that_do_not_fit_together(values: dict[str, Any], says: str) -> None:

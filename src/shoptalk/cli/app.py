@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shoptalk.cli import comparing, doctor, history, init, running
+from shoptalk.cli import comparing, doctor, encoding, history, init, running
 from shoptalk.errors import ShoptalkError
 
 # What every usage error is. typer carries click inside itself, older versions import it; this is right for both.
@@ -51,6 +51,7 @@ def _options(
 
 running.add_commands(app)
 app.command(name="compare", help=comparing.compare.__doc__)(comparing.compare)
+app.command(name="encode", help=encoding.encode.__doc__)(encoding.encode)
 app.command(name="runs", help=history.runs.__doc__)(history.runs)
 app.command(name="init", help=init.init.__doc__)(init.init)
 app.command(name="doctor", help=doctor.doctor.__doc__)(doctor.doctor)

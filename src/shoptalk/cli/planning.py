@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from shoptalk.cli.running import Request
+    from shoptalk.records import Dataset
     from shoptalk.settings import Settings
     from shoptalk.training.forecast import Forecast
 
@@ -113,7 +116,7 @@ def _estimate(folder: Path, settings: Settings) -> tuple[dict[str, tuple[float, 
     from shoptalk.training.engine import Engine
     from shoptalk.training.finetuning import look_ahead
     from shoptalk.training.methods import METHODS
-    from shoptalk.training.negatives import make_examples
+    from shoptalk.training.negatives import make_examples, with_number
     from shoptalk.training.search_space import search_space
 
     audit = json.loads((folder / "dataset" / "audit.json").read_text(encoding="utf-8"))
@@ -130,7 +133,9 @@ def _estimate(folder: Path, settings: Settings) -> tuple[dict[str, tuple[float, 
     started = time.monotonic()
     encoder.encode_passages(sample)
     per_text = (time.monotonic() - started) / len(sample)
-    examples = make_examples(dataset, {}, np.random.default_rng(settings.seed)) if dataset.qrels else []
+    settings = with_number(settings, dataset)
+    rng = np.random.default_rng(settings.seed)
+    examples = make_examples(dataset, _stand_ins(dataset, settings.negatives.number, rng), rng) if dataset.qrels else []
     batches = prepare_batches(dataset, examples, settings, folder / "cache")
     plan = plan_training(batches.per_epoch, settings.train)
     engine = Engine.on(encoder.hardware, settings.train.chunk_tokens)
@@ -166,6 +171,13 @@ def _estimate(folder: Path, settings: Settings) -> tuple[dict[str, tuple[float, 
         "report": (3.0, "write report.html and result.json"),
     }
     return estimated, ahead
+
+
+def _stand_ins(dataset: Dataset, n: int, rng: np.random.Generator) -> dict[str, list[str]]:
+    """Passages in the place of those that would be mined: as many, and about as long."""
+    ids = list(dataset.passages)
+    most = min(n, len(ids))
+    return {query: [ids[i] for i in rng.choice(len(ids), most, replace=False)] for query in dataset.qrels["train"]}
 
 
 def _mining(pairs: int, n_texts: int, settings: Settings) -> tuple[float, str]:

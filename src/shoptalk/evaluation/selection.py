@@ -50,25 +50,34 @@ def select(stage: StageContext) -> None:
     settings = stage.settings
     candidates = stage.read("candidates")
     training = json.loads((candidates / "training.json").read_text(encoding="utf-8"))
-    base = find_model(settings.model.base)
-    best = find_model(str(candidates / "best"))
-    inner = tuple(sorted({weight for weight in settings.select.weights if 0 < weight < 1}))
-    ends_only = inner == () and 0.0 not in settings.select.weights
-    between = {} if ends_only else interpolate(base, best, inner, settings.model, stage.scratch / "between")
-    movable = not ends_only and len(between) == len(inner)
-    found = {1.0: best}
-    if movable:
-        found |= {weight: find_model(str(folder)) for weight, folder in between.items()}
+    base, best = find_model(settings.model.base), find_model(str(candidates / "best"))
     dataset = read_dataset(stage.read("dataset"), ["dev"])
-    points, dev = _measured(stage, dataset, base, found)
+    measuring = _Measuring(stage, dataset, base)
+    between = stage.scratch / "between"
+    inner = tuple(sorted({weight for weight in settings.select.weights if 0 < weight < 1}))
+    asked = bool(inner) or 0.0 in settings.select.weights
+    folders = interpolate(base, best, inner, settings.model, between) if asked else {}
+    movable = asked and len(folders) == len(inner)
+    measured = [measuring.at(0.0, base)]
+    with task("points between base and tuned", len(folders) + 1) as bar:
+        for weight, folder in [*sorted(folders.items()), (1.0, best.path)]:
+            measured.append(measuring.at(weight, find_model(str(folder))))
+            bar.advance()
+    for _ in range(settings.select.refine if inner and movable else 0):
+        if (middle := midway([point for point, _ in measured])) is None:
+            break
+        folders |= interpolate(base, best, (middle,), settings.model, between)
+        measured.append(measuring.at(middle, find_model(str(folders[middle]))))
+        measured.sort(key=lambda one: one[0].weight)
     if movable and 0.0 not in settings.select.weights:
-        points, dev = points[1:], dev[1:]
+        measured = measured[1:]
+    points, dev = [point for point, _ in measured], [values for _, values in measured]
     chosen = choose(points, dev, dataset.groups) if movable else points[-1]
     folder = best.path
     if chosen.weight == 0:
-        (folder,) = interpolate(base, best, (0.0,), settings.model, stage.scratch / "base").values()
+        (folder,) = interpolate(base, best, (0.0,), settings.model, between).values()
     elif chosen.weight < 1:
-        folder = between[chosen.weight]
+        folder = folders[chosen.weight]
     shutil.copytree(folder, stage.out, dirs_exist_ok=True)
     (stage.out / CARD).write_text(
         json.dumps(
@@ -119,33 +128,38 @@ def words(points: Sequence[Point], chosen: Point, movable: bool, settings: Selec
     return said + (f"; left out for what they lose: {', '.join(barred)}" if barred else "")
 
 
-def _measured(
-    stage: StageContext, dataset: Dataset, base: FoundModel, models: dict[float, FoundModel]
-) -> tuple[list[Point], list[dict[str, float]]]:
-    """The base and every model, by weight, and the dev scores of each by query."""
-    settings = stage.settings
-    ours = CachedEncoder(base, settings.model, stage.cache)
-    part = dataset if dataset.task == "similarity" else dev_part(dataset, ours, settings.train, settings.seed)
-    general = retention_set(settings.select)
-    before = general.measure(ours, "choose") if general else None
-    zero, values = _dev(part, ours)
-    points = [Point(0.0, zero, 0.0, *_kept(before, before, settings.select))]
-    by_query = [values]
-    with task("points between base and tuned", len(models)) as bar:
-        for weight in sorted(models):
-            own = models[weight]
-            # Named as the base: where the name decides the prompts, all must get the same.
-            encoder = CachedEncoder(
-                FoundModel(settings.model.base, own.path, own.sha256, own.config), settings.model, stage.cache
-            )
-            score, values = _dev(part, encoder)
-            kept = _kept(before, general.measure(encoder, "choose") if general else None, settings.select)
-            losses = [loss for loss in (kept[1], kept[3]) if loss is not None]
-            allowed = all(loss <= settings.select.max_general_loss for loss in losses)
-            points.append(Point(weight, score, score - zero, *kept, allowed))
-            by_query.append(values)
-            bar.advance()
-    return points, by_query
+class _Measuring:
+    """Measures models on dev's part of the haystack and on the choosing half, against the base."""
+
+    def __init__(self, stage: StageContext, dataset: Dataset, base: FoundModel) -> None:
+        self._settings, self._cache = stage.settings, stage.cache
+        ours = self._encoder(base)
+        similarity = dataset.task == "similarity"
+        self._part = dataset if similarity else dev_part(dataset, ours, self._settings.train, self._settings.seed)
+        self._general = retention_set(self._settings.select)
+        self._before = self._general.measure(ours, "choose") if self._general else None
+        self._zero, _ = _dev(self._part, ours)
+
+    def at(self, weight: float, model: FoundModel) -> tuple[Point, dict[str, float]]:
+        """The point, and its dev scores by query."""
+        encoder, own = self._encoder(model), self._settings.select
+        score, values = _dev(self._part, encoder)
+        kept = _kept(self._before, self._general.measure(encoder, "choose") if self._general else None, own)
+        losses = [loss for loss in (kept[1], kept[3]) if loss is not None]
+        allowed = weight == 0 or all(loss <= own.max_general_loss for loss in losses)
+        return Point(weight, score, score - self._zero, *kept, allowed), values
+
+    def _encoder(self, model: FoundModel) -> CachedEncoder:
+        # Named as the base: where the name decides the prompts, all must get the same.
+        named = FoundModel(self._settings.model.base, model.path, model.sha256, model.config)
+        return CachedEncoder(named, self._settings.model, self._cache)
+
+
+def midway(points: Sequence[Point]) -> float | None:
+    """The weight between the last point that keeps to the limit and the next, which does not; None when all keep to it."""
+    last = max(point.weight for point in points if point.allowed)
+    beyond = [point.weight for point in points if point.weight > last]
+    return (last + min(beyond)) / 2 if beyond else None
 
 
 def _kept(

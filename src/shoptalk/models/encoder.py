@@ -1,21 +1,31 @@
-"""The Encoder protocol and its torch engine: sorted by tokens, token-budget batches, duplicates once, bf16 by autocast."""
+"""The Encoder protocol and its torch engine: sorted by tokens, token-budget batches, duplicates once, bf16 weights.
+
+The vectors do not depend on the order of the texts, in any precision: whatever the order, the same texts make the same batches. In fp32
+they hardly depend on the other texts either, since a batch is as wide as a multiple of 16, where the matrix kernels add up the same
+numbers in the same order: bit-identical with one thread on AVX-512, within 2e-7 with several. bf16 rounds to 2e-3 a component.
+docs/experiments.md: encoding-batches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shoptalk.models.finding import FoundModel, find_model
-from shoptalk.models.hardware import Hardware, autocast, choose_hardware
+from shoptalk.models.hardware import Hardware, choose_hardware
 from shoptalk.models.loading import load_model, quiet_libraries
 from shoptalk.models.prompts import prompts_for
 from shoptalk.models.store import Vectors, VectorStore, encode_once, unit
+from shoptalk.models.weights import InferenceWeights, numeric_path
 from shoptalk.progress import task
 from shoptalk.settings import ModelSettings
 from shoptalk.workspace import digest_of
@@ -25,7 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CachedEncoder",
+    "Encoded",
     "Encoder",
+    "Role",
     "TorchEncoder",
     "VectorStore",
     "Vectors",
@@ -34,8 +46,13 @@ __all__ = [
     "unit",
 ]
 
+logger = logging.getLogger(__name__)
+
+Role: TypeAlias = Literal["query", "document"]
+
 # docs/experiments.md: encoding-batches
 _TOKENS_PER_BATCH = 4_096
+_WIDTH = 16  # batches are this many tokens wide, or a multiple
 
 
 class Encoder(Protocol):
@@ -52,26 +69,57 @@ class Encoder(Protocol):
         """texts -> (n_texts, dim) float32, unit length, in the order given."""
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """vectors: (n_texts, dim) float32, unit length. truncated: how many of the texts were longer than the model reads; n_unique: how
+    many different texts there were, each of which was computed once.
+    """
+
+    vectors: Vectors
+    truncated: int
+    n_unique: int
+
+
 class TorchEncoder:
-    """A SentenceTransformer as an Encoder. Prompts come from the model itself (`model.prompts`)."""
+    """A SentenceTransformer as an Encoder, whatever its modules. Prompts come from the model itself (`model.prompts`).
+
+    Several threads may use it; they take turns. The model's own weights are never changed.
+    """
 
     def __init__(self, model: SentenceTransformer, hardware: Hardware, digest: str) -> None:
         self.model = model
         self.hardware = hardware
         self._digest = digest
+        self._weights = InferenceWeights(model, hardware)
+        self._turn = threading.RLock()
 
     @property
     def digest(self) -> str:
-        """sha256 over the weights' digest, prompts, maximum length and precision."""
-        return digest_of([self._digest, self.model.prompts, self.model.max_seq_length, self.hardware.precision])
+        """sha256 over the weights' digest, prompts, maximum length and arithmetic."""
+        return digest_of([self._digest, self.model.prompts, self.model.max_seq_length, numeric_path(self.hardware)])
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """texts -> (n_texts, dim) float32, unit length."""
-        return self._encode(texts, "query")
+        return self.encode(texts, "query").vectors
 
     def encode_passages(self, texts: Sequence[str]) -> Vectors:
         """texts -> (n_texts, dim) float32, unit length."""
-        return self._encode(texts, "document")
+        return self.encode(texts, "document").vectors
+
+    def encode(self, texts: Sequence[str], role: Role) -> Encoded:
+        """The vectors in the order of the texts, with the prompt of `role`, and how many texts were cut off."""
+        unique = sorted(set(texts))  # the same batches whatever the order
+        with self._turn:
+            vectors, cut = self._encode_unique(unique, role)
+        place = {text: index for index, text in enumerate(unique)}
+        rows = np.fromiter((place[text] for text in texts), np.int64, len(texts))
+        truncated = int(cut[rows].sum())
+        if truncated:
+            logger.info(
+                "%d of %d texts are longer than %d tokens; the rest of them was not read",
+                truncated, len(texts), self.model.max_seq_length,
+            )  # fmt: skip
+        return Encoded(vectors[rows], truncated, len(unique))
 
     def count_tokens(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of each text with its prompt, before truncation."""
@@ -79,34 +127,37 @@ class TorchEncoder:
         prompted = [prompt + text for text in texts]
         if not callable(tokenizer):  # a static embedding keeps the bare tokenizer of `tokenizers`
             return [len(row) for row in tokenizer.encode_batch(prompted)]
-        ids = tokenizer(prompted, truncation=False, padding=False, verbose=False)["input_ids"]
+        with self._turn:  # a fast tokenizer keeps truncation and padding as a state of its own
+            ids = tokenizer(prompted, truncation=False, padding=False, verbose=False)["input_ids"]
         return [len(row) for row in ids]
 
-    def _padded_lengths(self, texts: Sequence[str], prompt: str) -> NDArray[Any]:
-        """Tokens of each text as the model sees them, for batches of similar length; 1 where nothing is ever padded."""
+    def _lengths(self, texts: Sequence[str], prompt: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Tokens of each text as the model sees them, 1 where nothing is ever padded; and whether the text was longer."""
         from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
         if not texts or isinstance(self.model[0], StaticEmbedding):  # counting would take as long as encoding
-            return np.ones(len(texts), int)
-        lengths: NDArray[Any] = np.minimum(self.count_tokens(texts, prompt), self.model.max_seq_length or 1 << 30)
-        return lengths
+            return np.ones(len(texts), int), np.zeros(len(texts), bool)
+        counted, most = np.array(self.count_tokens(texts, prompt)), self.model.max_seq_length or 1 << 30
+        return np.minimum(counted, most), counted > most
 
-    def _encode(self, texts: Sequence[str], role: Literal["query", "document"]) -> Vectors:
-        unique = list(dict.fromkeys(texts))
-        vectors = self._encode_unique(unique, role)
-        if len(unique) == len(texts):
-            return vectors
-        place = {text: index for index, text in enumerate(unique)}
-        return vectors[[place[text] for text in texts]]
+    def _padding(self, longest: int) -> dict[str, Any]:
+        """Options of `model.encode` that make a batch as wide as a multiple of 16, or as wide as the model's limit."""
+        from sentence_transformers.base.modules import Transformer
 
-    def _encode_unique(self, texts: list[str], role: Literal["query", "document"]) -> Vectors:
+        first = self.model[0]
+        own_lengths = ("query_length", "document_length", "query_expansion")
+        if not isinstance(first, Transformer) or any(getattr(first, name, None) is not None for name in own_lengths):
+            return {}
+        width = min(-(-longest // _WIDTH) * _WIDTH, self.model.max_seq_length or 1 << 30)
+        return {"processing_kwargs": {"text": {"padding": "max_length", "max_length": width}}}
+
+    def _encode_unique(self, texts: list[str], role: Role) -> tuple[Vectors, NDArray[np.bool_]]:
+        """(n_texts, dim) float32, unit length, and (n_texts,) whether the text was cut off."""
         prompt, what = self.model.prompts.get(role) or "", "queries" if role == "query" else "passages"
-        lengths = self._padded_lengths(texts, prompt)
+        lengths, cut = self._lengths(texts, prompt)
         vectors: Vectors | None = None
-        was_training = self.model.training
-        self.model.eval()
-        with task(f"encoding {what}", len(texts)) as bar, autocast(self.hardware), quiet_libraries():
-            for batch in token_batches(lengths, _TOKENS_PER_BATCH):
+        with task(f"encoding {what}", len(texts)) as bar, self._inference(), quiet_libraries():
+            for batch in token_batches(-(-lengths // _WIDTH) * _WIDTH, _TOKENS_PER_BATCH):
                 encoded = self.model.encode(
                     [texts[index] for index in batch],
                     prompt=prompt,  # "" too: None would let in the model's default prompt
@@ -115,15 +166,26 @@ class TorchEncoder:
                     show_progress_bar=False,
                     convert_to_numpy=True,
                     normalize_embeddings=True,
+                    **self._padding(int(lengths[batch].max())),
                 )
                 if vectors is None:
                     vectors = np.zeros((len(texts), encoded.shape[1]), np.float32)
                 vectors[batch] = unit(encoded.astype(np.float32))
                 bar.advance(len(batch))
-        self.model.train(was_training)
         if vectors is None:
             vectors = np.zeros((0, self.model.get_embedding_dimension() or 0), np.float32)
-        return vectors
+        return vectors, cut
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Without dropout, in the hardware's precision; then the model is as it was."""
+        with self._weights.in_force():
+            was_training = self.model.training
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self.model.train(was_training)
 
 
 def token_batches(lengths: NDArray[Any], budget: int) -> list[NDArray[np.int64]]:
@@ -169,7 +231,9 @@ class CachedEncoder:
         """Changes whenever the vectors of a text would; needs no model in memory. It does not hang on where the model lies."""
         hardware, settings = choose_hardware(self.settings, self.found.model_type), self.settings
         by_name = prompts_for(self.found.family, {}, settings.query_prompt, settings.passage_prompt)
-        return digest_of([self.found.sha256, asdict(by_name), settings.max_tokens, hardware.device, hardware.precision])
+        return digest_of(
+            [self.found.sha256, asdict(by_name), settings.max_tokens, hardware.device, numeric_path(hardware)]
+        )
 
     @property
     def seconds_per_1000(self) -> float | None:

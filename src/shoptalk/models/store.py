@@ -223,21 +223,26 @@ def _one_bar(label: str, total: int, at_once: int) -> Iterator[None]:
     if total <= at_once:
         yield
         return
-    with task(label, total) as bar, reporting_to(_Forwarding(bar)):
+    with task(label, total) as bar, reporting_to(Forwarding(bar)):
         yield
 
 
-class _Forwarding:
+class Forwarding:
+    """A reporter under which every task moves one bar on."""
+
     def __init__(self, bar: Task) -> None:
         self._bar, self._above = bar, reporter()
 
     def stage(self, name: str, what: str) -> None:
+        """To whoever shows it above."""
         self._above.stage(name, what)
 
     def start(self, label: str, total: int | None, done: int = 0) -> Task:
+        """The one bar."""
         return self._bar
 
-    def finish(self, task: Task) -> None: ...
+    def finish(self, task: Task) -> None:
+        """The bar goes on."""
 
 
 def _verified(path: Path) -> _Segment | None:

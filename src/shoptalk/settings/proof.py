@@ -43,6 +43,9 @@ class SelectSettings(Section):
         description="shares of the tuned weights that are tried; 1 alone: the tuned model as it is",
         min_length=1,
     )
+    refine: int = Field(
+        2, ge=0, description="points tried between the last that keeps to the limit and the first that does not"
+    )
     max_general_loss: float = Field(
         0.02, ge=0, description="nDCG@10 on the retention set that a shipped model may lose; experiments: frontier"
     )

@@ -13,7 +13,10 @@ from shoptalk.settings.section import Section
 class NegativeSettings(Section):
     """Hard negatives, mined with the base model and BM25."""
 
-    mine: int = Field(0, ge=0, le=15, description="mined per query; experiments: mined-negatives")
+    mine: Annotated[int, Field(ge=0, le=15)] | Literal["auto"] = Field(
+        "auto",
+        description="mined per query; auto: 1 for people's queries that come without negatives, else 0; experiments: mined-negatives",
+    )
     margin: float = Field(0.95, gt=0, le=1, description="a negative scores under this share of the lowest positive")
     absolute_margin: float | None = Field(
         None, ge=0, le=2, description="and this much under the lowest positive, in cosine; empty: the share alone"
@@ -33,6 +36,13 @@ class NegativeSettings(Section):
     rounds: int = Field(
         1, ge=1, le=2, description="2: mine with the tuned model, train again, keep that where dev nDCG@10 rises"
     )
+
+    @property
+    def number(self) -> int:
+        """`mine` as a number; auto must have been settled before (training.negatives.with_number)."""
+        if self.mine == "auto":
+            raise ValueError("negatives.mine is auto: how many that is depends on the data")
+        return self.mine
 
     @model_validator(mode="after")
     def _has_something_to_mine(self) -> NegativeSettings:

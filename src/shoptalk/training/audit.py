@@ -44,7 +44,7 @@ def audit(mining: Mining, dataset: Dataset, settings: NegativeSettings, rng: np.
     known = KnownAnswers(dataset, settings)
     answers = _measured(_answers_held_back(searched, known, dataset, settings, rng), dataset, settings)
     copies = _measured(_copies_held_back(searched, known, dataset, settings, rng), dataset, settings)
-    short = sum(count < settings.mine for count in map(len, mining.by_query.values()))
+    short = sum(count < settings.number for count in map(len, mining.by_query.values()))
     found: dict[str, Any] = {
         "settings": settings.model_dump(mode="json"),
         "queries": len(searched.query_ids),
@@ -111,7 +111,7 @@ def _trial(
         [candidate for candidate in own.sift(ranked, float("inf")) if not candidate.left_out]
         for ranked in (searched.by_model(row), searched.bm25[row])
     ]
-    n_lexical = int(settings.mine * settings.bm25_share + rng.random())
+    n_lexical = int(settings.number * settings.bm25_share + rng.random())
     return _Trial(held_back, lowest, rankings[0], rankings[1], n_lexical)
 
 
@@ -125,7 +125,7 @@ def _measured(trials: Iterator[_Trial], dataset: Dataset, settings: NegativeSett
             ceiling = float("inf") if margin is None else ceiling_under(trial.lowest, settings, margin)
             by_model = [one for one in trial.by_model if one.score < ceiling]
             lexical = [one for one in trial.lexical if one.score < ceiling]
-            chosen = mixed(by_model, lexical, settings.mine, trial.n_lexical, dataset)
+            chosen = mixed(by_model, lexical, settings.number, trial.n_lexical, dataset)
             taken[margin] += any(candidate.passage_id in trial.held_back for candidate, _ in chosen)
             slots[margin] += len(chosen)
     return {

@@ -115,12 +115,12 @@ def mine(
         rankings.append((_usable(pair[0]), _usable(pair[1])))
     judging: Mapping[str, Any] = {}
     if judge is not None:
-        rankings, by_judge, judging = _judged(dataset, searched.query_ids, rankings, judge, settings.mine)
+        rankings, by_judge, judging = _judged(dataset, searched.query_ids, rankings, judge, settings.number)
         left_out.update(by_judge)
     mined: list[Mined] = []
-    wanted = np.floor(settings.mine * settings.bm25_share + rng.random(len(rankings))).astype(int)
+    wanted = np.floor(settings.number * settings.bm25_share + rng.random(len(rankings))).astype(int)
     for row, query_id in enumerate(searched.query_ids):
-        chosen = mixed(*rankings[row], settings.mine, int(wanted[row]), dataset)
+        chosen = mixed(*rankings[row], settings.number, int(wanted[row]), dataset)
         lowest = min(searched.positives[row].values())
         mined += [
             Mined(query_id, one.passage_id, one.rank, one.score, lowest, "bm25" if lexical else source)

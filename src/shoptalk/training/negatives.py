@@ -20,6 +20,7 @@ from shoptalk.training.false_negatives import judge_from
 from shoptalk.training.mining import Mining, mine
 from shoptalk.workspace import StageContext
 
+_MINED = 1  # docs/experiments.md: mined-negatives
 _MINING, _AUDITING = 1, 2  # streams of chance of their own, so that mining changes nothing else
 
 
@@ -32,6 +33,7 @@ def mine_negatives(stage: StageContext) -> None:
     if dataset.task != "retrieval":
         write_jsonl(stage.out / "examples.jsonl", [])
         return
+    settings = with_number(settings, dataset)
     mining = None
     if settings.negatives.mine:
         encoder = CachedEncoder(find_model(settings.model.base), settings.model, stage.cache)
@@ -39,6 +41,16 @@ def mine_negatives(stage: StageContext) -> None:
         judge = judge_from(settings, stage.cache, who_agrees(stage))
         mining = mine(dataset, encoder, settings.negatives, rng, judge)
     write_examples(stage.out, dataset, settings, mining)
+
+
+def with_number(settings: Settings, dataset: Dataset) -> Settings:
+    """The settings with `negatives.mine` as a number: auto mines for queries that people asked and that have no negatives yet."""
+    if settings.negatives.mine != "auto":
+        return settings
+    asked = [dataset.queries[query] for query in dataset.qrels.get("train", {})]
+    by_people = sum(query.origin == "human" for query in asked) > len(asked) / 2
+    number = _MINED if by_people and not dataset.negatives else 0
+    return settings.model_copy(update={"negatives": settings.negatives.model_copy(update={"mine": number})})
 
 
 def write_examples(folder: Path, dataset: Dataset, settings: Settings, mining: Mining | None = None) -> None:

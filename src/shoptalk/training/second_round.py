@@ -24,7 +24,7 @@ from shoptalk.records import Dataset
 from shoptalk.training.false_negatives import judge_from
 from shoptalk.training.methods import METHODS
 from shoptalk.training.mining import mine
-from shoptalk.training.negatives import write_examples
+from shoptalk.training.negatives import with_number, write_examples
 from shoptalk.workspace import StageContext
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ def second_stage(stage: StageContext, dataset: Dataset, tuned: Encoder) -> Stage
     settings = stage.settings
     if dataset.task != "retrieval":
         return "scored pairs have no hard negatives"
+    settings = with_number(settings, dataset)
+    if not settings.negatives.mine:
+        return (
+            "negatives.mine is auto, which mines nothing for queries that were made or that have negatives of their own"
+        )
     if METHODS[settings.train.method].on_vectors:
         return f"train.method={settings.train.method} holds every query against every passage, so nothing is mined"
     scratch = stage.scratch / _FOLDER
