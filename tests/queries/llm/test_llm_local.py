@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from llm_server import passages
 
+from llm_server import passages
 from shoptalk.errors import ModelError
 from shoptalk.queries.llm import generate_with_llm
 from shoptalk.queries.llm.local import LocalModel

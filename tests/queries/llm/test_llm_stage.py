@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer, passages, settings_for
 
+from llm_server import LLMServer, passages, settings_for
 from shoptalk.beir import read_jsonl, write_passages
 from shoptalk.errors import NotConfirmed
 from shoptalk.queries import make_queries
