@@ -199,6 +199,7 @@ def test_the_explorer_opens_from_the_keyboard(browser: Browser, reports: dict[st
         assert expected in found or found == "input"
     assert opened.colour("#explorer-rows details.query > summary", "outline-style") == "solid"
     page.keyboard.press("Enter")
+    page.locator(ROWS).first.locator(".ranking").nth(1).wait_for()  # built when it is opened
     assert page.locator(ROWS).first.get_by_text("right passage", exact=True).count() == 2
     page.locator("#explorer-more").focus()
     page.keyboard.press("Enter")
