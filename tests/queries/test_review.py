@@ -7,8 +7,9 @@ import pytest
 from shoptalk.errors import SourceError
 from shoptalk.queries.generators import Draft
 from shoptalk.queries.naming import text_query_id
-from shoptalk.queries.review import COLUMNS, apply_review, neutralised, read_review, restored, write_review
+from shoptalk.queries.review import COLUMNS, apply_review, read_review, write_review
 from shoptalk.records import Passage
+from shoptalk.spreadsheet import neutralised, restored
 
 NASTY = [
     "=SUM(A1:A9)", "+1 800", "-x", "@here", "'=already", "''-twice", "'quoted'", 'say "hi", you', "plain", "größer; als", "\tx", "'",

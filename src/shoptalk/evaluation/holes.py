@@ -15,6 +15,7 @@ from typing import Any
 
 from shoptalk.errors import SourceError
 from shoptalk.records import Dataset, Qrels, Ranking
+from shoptalk.spreadsheet import neutralised, read_sheet, restored
 from shoptalk.workspace import sha256_of, write_atomically
 
 DEPTH = 10
@@ -24,7 +25,6 @@ _MOST_ROWS = 5_000  # nobody labels more; comparison.json counts all
 _PASSAGE_CHARS = 1_000
 _HIGHEST = 100
 # A spreadsheet takes a cell that begins so for a formula, which may run a program. Source: OWASP, CSV injection.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def write_holes(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
     out = io.StringIO()
     table = csv.writer(out, lineterminator="\r\n")
     table.writerow(COLUMNS)
-    table.writerows([_neutralised(row[name]) for name in COLUMNS] for row in rows[:_MOST_ROWS])
+    table.writerows([neutralised(row[name]) for name in COLUMNS] for row in rows[:_MOST_ROWS])
     write_atomically(path, "\ufeff" + out.getvalue())
 
 
@@ -105,12 +105,12 @@ def read_labels(path: Path, dataset: Dataset, split: str) -> Labels:
     """
     grades: Qrels = {}
     lines: dict[tuple[str, str], int] = {}
-    for line, row in _rows(path):
+    for line, row in read_sheet(path, _NEEDED, "It needs the columns of an evaluation/holes.csv"):
         where = f"{path}, line {line}"
         said = (row["grade"] or "").strip()
         if not said:
             continue
-        query_id, passage_id = (_restored((row[name] or "").strip()) for name in ("query_id", "passage_id"))
+        query_id, passage_id = (restored((row[name] or "").strip()) for name in ("query_id", "passage_id"))
         grade = _grade(said, where)
         _check(where, row, dataset, split, query_id, passage_id, grade)
         before = lines.setdefault((query_id, passage_id), line)
@@ -130,32 +130,6 @@ def with_labels(dataset: Dataset, labels: Labels, split: str) -> Dataset:
     """The dataset with the labels as further judgements of the same queries. Groups stay: they are the dataset's units of chance."""
     judged = {q: {**found, **labels.grades.get(q, {})} for q, found in dataset.qrels[split].items()}
     return replace(dataset, qrels={**dataset.qrels, split: judged})
-
-
-def _rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{path}: not UTF-8 (byte {error.start}); save it from the spreadsheet as 'CSV UTF-8'"
-        ) from None
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)  # spreadsheets of some countries write semicolons
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
-    if missing:
-        raise SourceError(
-            f"{path}: has no column {' and no '.join(missing)}; its first line is {header.strip()[:80]!r}. "
-            "It needs the columns of an evaluation/holes.csv"
-        )
-    rows = []
-    try:
-        rows += [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise SourceError(f"{path}, line {reader.line_num}: not readable as CSV: {error}") from None
-    return rows
 
 
 def _grade(said: str, where: str) -> int:
@@ -182,7 +156,7 @@ def _check(
         raise SourceError(
             f"{where}: passage_id {passage_id[:80]!r} is not in the corpus; is the file from another run?"
         )
-    text = _restored((row.get("query") or "").strip())
+    text = restored((row.get("query") or "").strip())
     if text and text.split() != dataset.queries[query_id].text.split():
         raise SourceError(
             f"{where}: query {query_id} reads {dataset.queries[query_id].text[:60]!r} here and {text[:60]!r} in the file; "
@@ -198,11 +172,3 @@ def _check(
 def _excerpt(text: str) -> str:
     plain = " ".join(text.split())
     return plain if len(plain) <= _PASSAGE_CHARS else plain[: _PASSAGE_CHARS - 3] + "..."
-
-
-def _neutralised(cell: str) -> str:
-    return "'" + cell if cell.lstrip("'").startswith(_FORMULA) else cell
-
-
-def _restored(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell

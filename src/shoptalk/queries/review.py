@@ -16,13 +16,13 @@ from shoptalk.queries.checks import Refused
 from shoptalk.queries.generators import Draft
 from shoptalk.queries.naming import text_query_id
 from shoptalk.records import Passage, Rejected
+from shoptalk.spreadsheet import neutralised, read_sheet, restored
 from shoptalk.workspace import write_atomically
 
 COLUMNS = ("keep", "query", "kind", "passage", "source", "note", "query_id")
 _NEEDED = ("keep", "query", "query_id")
 _EXCERPT_CHARS = 300
 # A spreadsheet takes a cell that begins so for a formula, which may run a program. Source: OWASP, CSV injection.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _YES = frozenset("yes y true 1 x ja oui si sí".split())
 _NO = frozenset("no n false 0 nein non".split())
 
@@ -57,30 +57,11 @@ def write_review(path: Path, drafts: Iterable[tuple[str, str, Passage]]) -> int:
 
 def read_review(path: Path) -> list[ReviewRow]:
     """The rows of a review file. Raises SourceError with the line and what to write there."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise SourceError(
-            f"{path}: not UTF-8 (byte {error.start}); save it from the spreadsheet as 'CSV UTF-8'"
-        ) from None
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)  # spreadsheets of some countries write semicolons
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
-    if missing:
-        raise SourceError(
-            f"{path}: has no column {' and no '.join(missing)}; its first line is {header.strip()[:80]!r}. It is not a file "
-            "that `shoptalk queries --review` wrote, or its header was changed"
-        )
+    otherwise = "It is not a file that `shoptalk queries --review` wrote, or its header was changed"
     rows: list[ReviewRow] = []
-    try:
-        for row in reader:
-            if any((value or "").strip() for value in row.values() if not isinstance(value, list)):
-                rows.append(_row(path, reader.line_num, row, rows))
-    except csv.Error as error:
-        raise SourceError(f"{path}, line {reader.line_num}: not readable as CSV: {error}") from None
+    for line, row in read_sheet(path, _NEEDED, otherwise):
+        if any((value or "").strip() for value in row.values() if not isinstance(value, list)):
+            rows.append(_row(path, line, row, rows))
     return rows
 
 
@@ -123,13 +104,3 @@ def apply_review(
         for row in said.values()
     ]
     return kept, refused, gone
-
-
-def neutralised(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula; `restored` gives back the text."""
-    return "'" + cell if cell.lstrip("'").startswith(_FORMULA) else cell
-
-
-def restored(cell: str) -> str:
-    """The text of a cell that `neutralised` wrote, or that a person wrote without it."""
-    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell

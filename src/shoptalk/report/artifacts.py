@@ -54,6 +54,13 @@ class Artifacts:
     redacted: bool = False
 
     @property
+    def title(self) -> str:
+        """What the report calls the run; a redacted one does not tell."""
+        if self.redacted:
+            return "a run, without its texts"
+        return self.settings.report.title or Path(self.settings.input.source).name or "a run"
+
+    @property
     def metric(self) -> str:
         """The metric that decides: ndcg@10, or spearman for scored pairs."""
         return str(self.comparison["metric"])

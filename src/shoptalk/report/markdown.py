@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -43,7 +42,6 @@ _PUNCTUATION = re.compile(r"([\\`*_{}\[\]<>|#~$&])")
 _BULLET = re.compile(r"^(\d{0,9})([-+.)])(?=\s|-|$)")
 _MENTION = re.compile(r"(?<!\w)@(?=\w)")
 _UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_REDACTED_TITLE = "a run, without its texts"
 
 
 def render_markdown(run: Artifacts, redact: bool = False) -> str:
@@ -54,7 +52,7 @@ def render_markdown(run: Artifacts, redact: bool = False) -> str:
     slices = [(by, one) for by, group in told.slices.kinds for one in group] if told.slices else []
     return _environment().get_template("markdown.md").render(
         run=run,
-        title=_title(run),
+        title=run.title,
         answer=answer(run),
         metric=shown(run.metric),
         meaning=MEANINGS[run.metric],
@@ -118,12 +116,6 @@ def _environment() -> Environment:
 
 def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _title(run: Artifacts) -> str:
-    if run.redacted:
-        return _REDACTED_TITLE
-    return run.settings.report.title or Path(run.settings.input.source).name or "a run"
 
 
 def _nanobeir(run: Artifacts) -> list[tuple[str, Mapping[str, Any]]]:

@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -50,7 +49,6 @@ from shoptalk.report.wording import (
 )
 
 _SCRIPTS = ("page.js", "explorer.js", "map.js")
-_REDACTED_TITLE = "a run, without its texts"
 
 
 def render(run: Artifacts, redact: bool = False) -> str:
@@ -70,7 +68,7 @@ def render(run: Artifacts, redact: bool = False) -> str:
     return _environment().get_template("template.html").render(
         run=run,
         answer=answer(run),
-        title=_title(run),
+        title=run.title,
         metric=shown(run.metric),
         meaning=MEANINGS[run.metric],
         scripts=[Markup(script) for script in scripts],
@@ -97,12 +95,6 @@ def render(run: Artifacts, redact: bool = False) -> str:
         version=importlib.metadata.version("shoptalk"),
         decisions=DECISIONS,
     )  # fmt: skip
-
-
-def _title(run: Artifacts) -> str:
-    if run.redacted:
-        return _REDACTED_TITLE
-    return run.settings.report.title or Path(run.settings.input.source).name or "a run"
 
 
 @cache
